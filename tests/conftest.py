@@ -1,0 +1,31 @@
+"""Isolated home, no network, and the shape checker on every annotated signature."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+# compiled code clashes with the checker; tests of compiled code run in a subprocess without it.
+install_import_hook("rhapsode", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test its own home and refuse connections."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a test tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder that does not exist yet."""
+    return tmp_path / "run"
