@@ -1,1 +1,24 @@
-"""placeholder"""
+"""What outlives the context window: n-gram counts and, later, durable stores, key-value and episodic memories.
+
+Names are imported when they are first used, so that importing this package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rhapsode.memory.kneser_ney import KneserNey, default_order
+    from rhapsode.memory.unigram import Unigram
+
+_HOMES = {
+    "KneserNey": "rhapsode.memory.kneser_ney",
+    "Unigram": "rhapsode.memory.unigram",
+    "default_order": "rhapsode.memory.kneser_ney",
+}
+__all__ = ["KneserNey", "Unigram", "default_order"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rhapsode.memory' has no attribute '{name}'")
