@@ -131,10 +131,11 @@ class KneserNey:
             ids: token ids, at least one; document marks are ordinary ids.
             vocab_size: C, above every id.
             order: the longest n-gram, at least 1; `default_order` suggests one.
-            discounting: three discounts per order or one; the three measured better.
+            discounting: `modified` (three discounts per order; measured better) or `absolute` (one).
 
         Returns:
-            The model. Cost O(order N log N) time; 24 bytes for each distinct n-gram of any order.
+            The model. Cost O(order N log N) time; 12 bytes for each distinct n-gram of the highest order and
+            24 for each of the others.
 
         Raises:
             UserError: if a value is out of range or there are no ids.
