@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Streaming generation: sampling, stop strings, and the engine on the key-value cache."""

@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Pure tensor functions. The plain reference of each fast one stands beside it, ending in `_plain`."""

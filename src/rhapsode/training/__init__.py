@@ -1,1 +1,1 @@
-"""placeholder"""
+"""The training loop, optimizers, schedules and checkpoints."""

@@ -1,0 +1,77 @@
+"""Token ids to vectors."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rhapsode.nn.config import HashedNgramsConfig
+from rhapsode.nn.linear import Linear
+from rhapsode.ops.ngram_hash import hash_ngrams
+
+
+class TableEmbedder(nn.Module):
+    """One learnt vector per id. Remembers no earlier ids."""
+
+    context = 0
+
+    def __init__(self, vocab_size: int, width: int, config: HashedNgramsConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, width)
+
+    def forward(
+        self, ids: Int[Tensor, "B T"], past: Int[Tensor, "B 0"], segments: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Look up each id."""
+        out: Tensor = self.table(ids)
+        return out
+
+
+class HashedNgramEmbedder(nn.Module):
+    """A table, plus a vector for the hashed n-gram that ends at each position, one table per order.
+
+    e_t = E[x_t] + sum_n P_n G_n[hash(x_{t-n+1..t})]. The tables hold what an n-gram model would have to
+    learn by attention (hash embeddings: Svenstrup et al. 2017, arXiv 1709.03933; byte n-grams: Pagnoni et
+    al. 2024, arXiv 2412.09871). An n-gram that would cross the start of a document counts id 0 (padding)
+    there.
+    """
+
+    def __init__(self, vocab_size: int, width: int, config: HashedNgramsConfig) -> None:
+        super().__init__()
+        self.orders = config.orders
+        self.context = max(config.orders, default=1) - 1
+        self.table = nn.Embedding(vocab_size, width)
+        if config.num_buckets is None:
+            raise ValueError("model.hashed_ngrams.num_buckets must be solved before the model is built.")
+        dim = config.dim or width
+        self.ngram_tables = nn.ModuleList(nn.Embedding(config.num_buckets, dim) for _ in self.orders)
+        self.projections = nn.ModuleList(Linear(dim, width) for _ in self.orders) if config.dim else None
+
+    def forward(
+        self, ids: Int[Tensor, "B T"], past: Int[Tensor, "B P"], segments: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Look up each id and its n-grams.
+
+        Args:
+            past: the `context` ids before these, 0 where there are none.
+            segments: document numbers; an n-gram stays inside its document.
+        """
+        total: Tensor = self.table(ids)
+        history = torch.cat([past, ids], dim=1)
+        for index, (order, table) in enumerate(zip(self.orders, self.ngram_tables, strict=True)):
+            if segments is None:
+                buckets = hash_ngrams(history[:, self.context - order + 1 :], order, table.num_embeddings)
+            else:
+                buckets = self._hash_within(ids, segments, order, table.num_embeddings)
+            vectors = table(buckets)
+            total = total + (vectors if self.projections is None else self.projections[index](vectors))
+        return total
+
+    def _hash_within(self, ids: Tensor, segments: Tensor, order: int, num_buckets: int) -> Tensor:
+        batch, length = ids.shape
+        padded = F.pad(ids, (order - 1, 0))
+        numbers = F.pad(segments, (order - 1, 0), value=-1)
+        windows = padded.unfold(1, order, 1)
+        inside = numbers.unfold(1, order, 1) == segments[:, :, None]
+        grams = torch.where(inside, windows, 0).reshape(batch * length, order)
+        return hash_ngrams(grams, order, num_buckets).view(batch, length)

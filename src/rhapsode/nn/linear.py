@@ -1,0 +1,31 @@
+"""A linear map that computes in the precision of its input."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """y = W x, without a bias. The float32 weight is cast to the input's dtype, so one model serves
+    bfloat16 training and float32 decoding with no autocast."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_dim, in_dim))
+
+    def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+        """Map the last axis from in_dim to out_dim."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class BiasedLinear(Linear):
+    """y = W x + b."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__(in_dim, out_dim)
+        self.bias = nn.Parameter(torch.empty(out_dim))
+
+    def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+        """Map the last axis from in_dim to out_dim."""
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))

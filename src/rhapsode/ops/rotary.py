@@ -1,0 +1,24 @@
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864)."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def rotary_angles(
+    positions: Int[Tensor, " T"], head_dim: int, base: float
+) -> tuple[Float[Tensor, "T half"], Float[Tensor, "T half"]]:
+    """Return cosines and sines of position x frequency, float32, for `head_dim / 2` frequencies."""
+    half = head_dim // 2
+    frequencies = base ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+    angles = positions.float()[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(
+    x: Float[Tensor, "B H T K"], angles: tuple[Float[Tensor, "T half"], Float[Tensor, "T half"]]
+) -> Float[Tensor, "B H T K"]:
+    """Turn the pair (x[i], x[i + K/2]) by its angle; dot products then depend on distances only."""
+    cosine, sine = (part.to(x.dtype) for part in angles)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine + second * sine, second * cosine - first * sine], dim=-1)
