@@ -1,0 +1,37 @@
+"""One id a byte."""
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import UInt
+
+from rhapsode.text.config import TokenizerConfig
+from rhapsode.text.tokenizer import Tokenizer
+
+
+class BytesTokenizer(Tokenizer):
+    """The 256 bytes and three specials: nothing to learn, 259 ids.
+
+    >>> BytesTokenizer().encode("Aé").tolist()
+    [68, 198, 172]
+    """
+
+    kind = "bytes"
+
+    @classmethod
+    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+        """Return the tokenizer; `texts` are not read."""
+        return cls()
+
+    @classmethod
+    def from_payload(cls, payload: dict[str, Any]) -> Self:
+        """Build from an empty payload."""
+        return cls()
+
+    def payload(self) -> dict[str, Any]:
+        """Return nothing: nothing was learnt."""
+        return {}
+
+    def _encode_text(self, text: str) -> UInt[np.ndarray, " N"]:
+        return self._byte_ids(text.encode())
