@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        # what kept the file from being written may keep it from being removed, and would hide the reason.
+        with suppress(OSError):
+            temporary.unlink()
         raise StateError(
             f"{path} must be writable; got: {error.strerror}. Free space or choose another folder."
         ) from None
@@ -165,7 +167,7 @@ class RunFolder:
         """Hold the run's lock, so that two trainings never write one folder.
 
         Raises:
-            StateError: if another process holds it.
+            StateError: if another process holds it, or the folder cannot hold a lock.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
@@ -174,6 +176,8 @@ class RunFolder:
             raise StateError(
                 f"{self.path} is in use by another training. Wait for it to end or choose another --out."
             ) from None
+        except OSError as error:
+            raise StateError(f"{self.path} must be writable; got: {error.strerror}. Choose another --out.") from None
         try:
             yield
         finally:
