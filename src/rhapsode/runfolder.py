@@ -110,8 +110,8 @@ class RunFolder:
         self.memory = self.path / "memory"
 
     def exists(self) -> bool:
-        """Return whether a run was ever started here."""
-        return self.recipe.exists() or self.run.exists() or self.checkpoints.exists()
+        """Return whether a run is here. One that died before its first step, with no run.json yet, is none."""
+        return self.run.exists()
 
     def create(self, *, overwrite: bool = False) -> None:
         """Make the folder ready for a new run; with `overwrite`, remove what an earlier run wrote.

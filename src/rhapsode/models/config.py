@@ -40,8 +40,8 @@ class ModelConfig(Config):
     """Width of the feed-forward over the model's."""
     init: Literal["zero_outputs", "gpt2"] = "zero_outputs"
     """Each half layer and the head start at zero, or normal weights of deviation 0.02."""
-    logit_soft_cap: float | None = Field(default=15.0, gt=0)
-    """Bound on the size of a logit; `none` for no bound."""
+    logit_soft_cap: float = Field(default=15.0, ge=0)
+    """Bound on the size of a logit; 0 for no bound."""
 
     hashed_ngrams: HashedNgramsConfig = HashedNgramsConfig()
     """Settings of the `hashed_ngrams` embedder."""

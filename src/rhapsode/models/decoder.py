@@ -13,7 +13,7 @@ from rhapsode.nn.block import Block
 from rhapsode.nn.config import EMBEDDERS, FEED_FORWARDS, HEADS, MIXERS
 from rhapsode.nn.contracts import Mixer
 from rhapsode.nn.heads import TiedHead, soft_cap
-from rhapsode.nn.linear import BiasedLinear, Linear
+from rhapsode.nn.linear import Linear
 from rhapsode.nn.norm import NORMS, LayerNorm
 from rhapsode.ops.cross_entropy import cross_entropy
 
@@ -175,8 +175,6 @@ class Decoder(nn.Module):
                 else:
                     bound = (3 / module.weight.shape[1]) ** 0.5
                     module.weight.uniform_(-bound, bound, generator=generator)
-                if isinstance(module, BiasedLinear):
-                    module.bias.zero_()
             elif isinstance(module, LayerNorm):
                 module.gain.fill_(1.0)
                 module.bias.zero_()

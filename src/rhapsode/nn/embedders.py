@@ -44,6 +44,7 @@ class HashedNgramEmbedder(nn.Module):
         if config.num_buckets is None:
             raise ValueError("model.hashed_ngrams.num_buckets must be solved before the model is built.")
         dim = config.dim or width
+        self.num_buckets = config.num_buckets
         self.ngram_tables = nn.ModuleList(nn.Embedding(config.num_buckets, dim) for _ in self.orders)
         self.projections = nn.ModuleList(Linear(dim, width) for _ in self.orders) if config.dim else None
 
@@ -60,9 +61,9 @@ class HashedNgramEmbedder(nn.Module):
         history = torch.cat([past, ids], dim=1)
         for index, (order, table) in enumerate(zip(self.orders, self.ngram_tables, strict=True)):
             if segments is None:
-                buckets = hash_ngrams(history[:, self.context - order + 1 :], order, table.num_embeddings)
+                buckets = hash_ngrams(history[:, self.context - order + 1 :], order, self.num_buckets)
             else:
-                buckets = self._hash_within(ids, segments, order, table.num_embeddings)
+                buckets = self._hash_within(ids, segments, order, self.num_buckets)
             vectors = table(buckets)
             total = total + (vectors if self.projections is None else self.projections[index](vectors))
         return total

@@ -33,6 +33,6 @@ class TiedHead(nn.Module):
         return F.linear(x, self._table[0].weight.to(x.dtype))
 
 
-def soft_cap(logits: Float[Tensor, "*N C"], cap: float | None) -> Float[Tensor, "*N C"]:
-    """cap tanh(logits / cap): logits cannot grow without bound (Gemma 2, 2024, arXiv 2408.00118)."""
-    return logits if cap is None else cap * (logits / cap).tanh()
+def soft_cap(logits: Float[Tensor, "*N C"], cap: float) -> Float[Tensor, "*N C"]:
+    """cap tanh(logits / cap): logits cannot grow without bound (Gemma 2, 2024, arXiv 2408.00118). 0: no cap."""
+    return cap * (logits / cap).tanh() if cap else logits

@@ -17,15 +17,3 @@ class Linear(nn.Module):
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
         """Map the last axis from in_dim to out_dim."""
         return F.linear(x, self.weight.to(x.dtype))
-
-
-class BiasedLinear(Linear):
-    """y = W x + b."""
-
-    def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__(in_dim, out_dim)
-        self.bias = nn.Parameter(torch.empty(out_dim))
-
-    def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        """Map the last axis from in_dim to out_dim."""
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))

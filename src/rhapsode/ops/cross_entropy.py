@@ -29,7 +29,7 @@ def cross_entropy(
         return cross_entropy_plain(hidden, targets, head)
     losses = [
         checkpoint(cross_entropy_plain, rows, wanted, head, use_reentrant=False)
-        for rows, wanted in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
+        for rows, wanted in zip(torch.split(hidden, chunk_size), torch.split(targets, chunk_size), strict=True)
     ]
     return torch.cat(losses)
 

@@ -36,4 +36,5 @@ def orthogonalize_plain(matrix: Float[Tensor, "M N"], steps: int = 5) -> Float[T
     values = values / (values.norm() + 1e-7)
     for _ in range(steps):
         values = a * values + b * values**3 + c * values**5
-    return (u @ torch.diag(values) @ v).to(matrix.dtype)
+    product: Tensor = u @ torch.diag(values) @ v
+    return product.to(matrix.dtype)

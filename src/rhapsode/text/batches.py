@@ -52,7 +52,7 @@ class WindowSampler:
     once an epoch, but for fewer than T at each end. Epochs follow each other without a gap: a batch may hold the end
     of one and the beginning of the next. Windows cross the ends of documents; `segments` tells where.
 
-    Cost: 4 bytes a window for the order of an epoch, drawn once an epoch (10 million windows: 0.3 s); a batch of
+    Cost: 4 bytes a window for the order of an epoch, drawn once an epoch (10 million windows: 0.5 s); a batch of
     32 x 128 takes well under a millisecond.
     """
 

@@ -1,7 +1,7 @@
 """Byte-level byte-pair encoding: learnt with Hugging Face `tokenizers`, applied with `tiktoken`."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt
@@ -51,7 +51,7 @@ class BpeTokenizer(Tokenizer):
         )
 
     @classmethod
-    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> "BpeTokenizer":
         """Learn merges from the first 50 MB of `texts`; pairs that occur once are not learnt.
 
         Cost: 10 to 20 s and about 1 GB for 50 MB on two cores.
@@ -65,7 +65,7 @@ class BpeTokenizer(Tokenizer):
         return cls(learn_merges(_first_bytes(texts), cap - FIRST_LEARNT, PATTERN))
 
     @classmethod
-    def from_payload(cls, payload: dict[str, Any]) -> Self:
+    def from_payload(cls, payload: dict[str, Any]) -> "BpeTokenizer":
         """Build from pattern and tokens."""
         return cls([token.encode("latin-1") for token in payload["merged"]], payload["pattern"])
 

@@ -1,7 +1,7 @@
 """One id a byte."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt
@@ -20,12 +20,12 @@ class BytesTokenizer(Tokenizer):
     kind = "bytes"
 
     @classmethod
-    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> "BytesTokenizer":
         """Return the tokenizer; `texts` are not read."""
         return cls()
 
     @classmethod
-    def from_payload(cls, payload: dict[str, Any]) -> Self:
+    def from_payload(cls, payload: dict[str, Any]) -> "BytesTokenizer":
         """Build from an empty payload."""
         return cls()
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt
@@ -38,7 +38,7 @@ class CharsTokenizer(Tokenizer):
         self._ids[_code_points(chars)] = np.arange(len(chars)) + FIRST_LEARNT
 
     @classmethod
-    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> "CharsTokenizer":
         """Count the characters beyond ASCII in all `texts` and keep the most frequent that the cap leaves room for.
 
         Equal counts are ordered by code point. Raises UserError if a text holds a lone surrogate.
@@ -56,7 +56,7 @@ class CharsTokenizer(Tokenizer):
         return cls("".join(map(chr, by_count[:room].tolist())))
 
     @classmethod
-    def from_payload(cls, payload: dict[str, Any]) -> Self:
+    def from_payload(cls, payload: dict[str, Any]) -> "CharsTokenizer":
         """Build from the characters."""
         return cls(payload["chars"])
 

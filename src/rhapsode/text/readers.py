@@ -4,11 +4,13 @@ import gzip
 import json
 import sys
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from rhapsode.errors import UserError
 
@@ -31,6 +33,7 @@ class RawDocument:
     blocks: Iterable[str]
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Something that yields the same documents in the same order each time it is asked."""
 
@@ -95,12 +98,13 @@ class StdinReader:
     """Standard input as one document, kept in a temporary file because it is read more than once."""
 
     def __init__(self) -> None:
-        self._file: BinaryIO | None = None
+        self._file: IO[bytes] | None = None
 
     def documents(self) -> Iterator[RawDocument]:
         """Yield standard input as one document."""
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the reader
+            weakref.finalize(self, self._file.close)
             while block := sys.stdin.buffer.read(BLOCK_BYTES):
                 self._file.write(block)
         self._file.seek(0)
@@ -120,17 +124,16 @@ class MemoryReader:
             yield RawDocument(document.name, (document.text,))
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> BufferedIOBase:
     """Open a file, unpacking it if its name ends in .gz.
 
     Raises:
         UserError: if it cannot be opened.
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115 - the caller closes it
+        return gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")
     except OSError as error:
         raise UserError(f"SOURCE must be readable; got {path}: {error.strerror}.") from None
-    return gzip.open(file) if path.suffix == ".gz" else file  # type: ignore[return-value]
 
 
 def decode_blocks(blocks: Iterable[bytes], name: str) -> Iterator[str]:
@@ -177,7 +180,7 @@ def check_unicode(text: str, what: str) -> bytes:
         raise UserError(f"{what} must not hold a lone surrogate; got {found}. Remove it.") from None
 
 
-def _whole_gzip(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _whole_gzip(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
     try:
         yield from iter_blocks(file.read)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -186,7 +189,7 @@ def _whole_gzip(file: BinaryIO, path: Path) -> Iterator[bytes]:
         raise UserError(f"SOURCE must be readable; got {path}: {error.strerror}.") from None
 
 
-def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
     rest: list[bytes] = []
     for block in _whole_gzip(file, path):
         *whole, last = block.split(b"\n")

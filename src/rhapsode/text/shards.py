@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt
@@ -73,30 +73,30 @@ class CheckedWriter:
         self._checksums: list[str] = []
         self._digest = hashlib.sha256()
         try:
-            self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 - closed by close()
+            # unbuffered: what is written is large, and a full disk shows at once rather than on closing.
+            self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise _not_written(path, error) from None
 
     def write(self, values: np.ndarray) -> None:
         """Append an array as it lies in memory."""
         data = memoryview(np.ascontiguousarray(values).view(np.uint8).data)
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise _not_written(self.path, error) from None
         while data:
             room = CHECKED_BYTES - self.size % CHECKED_BYTES
-            self._digest.update(data[:room])
-            self.size += len(data[:room])
+            try:
+                written = self._file.write(data[:room])
+            except OSError as error:
+                raise _not_written(self.path, error) from None
+            self._digest.update(data[:written])
+            self.size += written
             if self.size % CHECKED_BYTES == 0:
                 self._checksums.append(self._digest.hexdigest())
                 self._digest = hashlib.sha256()
-            data = data[room:]
+            data = data[written:]
 
     def close(self) -> dict[str, Any]:
         """Force the file to disk and return its size and checksums."""
         try:
-            self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
         except OSError as error:
@@ -106,7 +106,7 @@ class CheckedWriter:
         return {"size_bytes": self.size, "sha256": self._checksums}
 
     def abandon(self) -> None:
-        """Close without a word, after a failure."""
+        """Close the file as it is, after a failure."""
         self._file.close()
 
 
@@ -118,7 +118,7 @@ class TokenWriter:
         self._dtype = dtype.newbyteorder("<")
         self.num_ids = self.num_documents = self.num_bytes = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TokenWriter":
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / META).unlink(missing_ok=True)
@@ -137,10 +137,14 @@ class TokenWriter:
         self.num_bytes += num_bytes
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is not None:
+        try:
+            if error is None:
+                self._complete()
+        finally:
             self._ids.abandon()
             self._starts.abandon()
-            return
+
+    def _complete(self) -> None:
         meta = {
             "format_version": FORMAT_VERSION,
             "holds": "tokens",

@@ -40,20 +40,22 @@ class StdlibReader:
 
 
 @cache
-def stdlib_files() -> tuple[Path, ...]:
+def stdlib_files(root: Path | None = None) -> tuple[Path, ...]:
     """Return the standard library's source files, sorted, without tests, idlelib and installed packages.
+
+    Args:
+        root: where to look; default: where this Python keeps its library.
 
     Raises:
         StateError: if this Python has none, as when it is frozen into one file.
     """
     found = []
-    for folder, subfolders, names in os.walk(_root()):
+    root = root or _root()
+    for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if name not in _SKIPPED_FOLDERS)
         found += [Path(folder, name) for name in sorted(names) if name.endswith(".py")]
     if not found:
-        raise StateError(
-            f"the standard library must be there as source files; {_root()} has none. Name a file instead."
-        )
+        raise StateError(f"the standard library must be there as source files; {root} has none. Name a file instead.")
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int64, UInt
@@ -53,12 +53,12 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> Self:
+    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
         """Learn from `texts`, with at most `config.max_vocab_size` ids."""
 
     @classmethod
     @abstractmethod
-    def from_payload(cls, payload: dict[str, Any]) -> Self:
+    def from_payload(cls, payload: dict[str, Any]) -> "Tokenizer":
         """Build from what `payload` returned. May raise KeyError, TypeError or ValueError on anything else."""
 
     @abstractmethod

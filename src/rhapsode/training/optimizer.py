@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Optimizers:
             if "momentum" in group:
                 group["momentum"] = momentum
 
-    def groups(self) -> Iterator[dict[str, object]]:
+    def groups(self) -> Iterator[dict[str, Any]]:
         """Iterate over the parameter groups of all members."""
         for member in self.members:
             yield from member.param_groups
@@ -56,7 +57,7 @@ def build_optimizers(model: Decoder, config: TrainingConfig) -> Optimizers:
 
     Weight decay applies to matrices of the blocks only.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     matrices = [p for name, p in model.blocks.named_parameters() if p.ndim == 2]
     in_matrices = set(matrices)
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]

@@ -1,0 +1,1 @@
+"""The verbs in Python: `rhapsode.train(...)` and `rhapsode.load(...)`."""

@@ -1,0 +1,80 @@
+"""Score text: the log-probability of every token, with windows that slide over it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from rhapsode.models.decoder import Decoder
+from rhapsode.ops.statistics import ratio_interval
+from rhapsode.text.batches import sliding_windows
+from rhapsode.text.shards import TokenArray
+from rhapsode.text.tokenizer import Tokenizer
+
+
+@torch.inference_mode()
+def score_tokens(
+    model: Decoder,
+    tokens: TokenArray,
+    *,
+    stride: int | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return the negative log-probability in nats of every token but the first, float32 (N - 1,).
+
+    Static: nothing is learnt from the text. Each token is predicted once, from at least `seq_len - stride`
+    tokens before it where there are as many. Costs O(N seq_len / stride) positions.
+
+    Args:
+        stride: tokens that a window moves on; default `seq_len // 4`.
+        progress: called with the number of tokens scored since the last call.
+    """
+    seq_len = model.config.seq_len
+    device = next(model.parameters()).device
+    pieces = []
+    for inputs, targets, mask in sliding_windows(tokens, seq_len, stride or max(1, seq_len // 4), batch_size):
+        losses = model.loss(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
+        pieces.append(losses.cpu().numpy()[mask])
+        if progress is not None:
+            progress(int(mask.sum()))
+    return np.concatenate(pieces).astype(np.float32)
+
+
+def bits_per_byte(nats: np.ndarray, targets: np.ndarray, num_bytes: np.ndarray) -> float:
+    """Return bits per byte of text: the nats of all tokens that stand for bytes, over those bytes.
+
+    Unlike loss per token it can be compared between vocabularies. Document marks stand for no byte and
+    count on neither side.
+
+    Args:
+        nats: float (N,), one a token.
+        targets: int (N,), the tokens.
+        num_bytes: int (C,), bytes that each id stands for.
+    """
+    sizes = num_bytes[targets]
+    return float(nats[sizes > 0].sum(dtype=np.float64) / (np.log(2.0) * sizes.sum()))
+
+
+def score_figures(
+    model: Decoder, tokens: TokenArray, tokenizer: Tokenizer, max_tokens: int | None = None, stride: int | None = None
+) -> dict[str, Any]:
+    """Return static sliding-window figures of a model on encoded text.
+
+    Returns:
+        `bits_per_byte` and its 95 % `interval`, `nats_per_token` and its `nats_interval`, `n` tokens scored.
+    """
+    if max_tokens is not None and len(tokens) > max_tokens:
+        tokens = TokenArray(tokens.ids[:max_tokens], tokens.doc_starts, 0)
+    nats = score_tokens(model, tokens, stride=stride)
+    targets = np.asarray(tokens.ids)[1:]
+    sizes = tokenizer.num_bytes[targets].astype(np.float64)
+    text = sizes > 0
+    return {
+        "bits_per_byte": bits_per_byte(nats, targets, tokenizer.num_bytes),
+        "interval": list(ratio_interval(nats[text].astype(np.float64) / np.log(2.0), sizes[text])),
+        "nats_per_token": float(nats.mean(dtype=np.float64)),
+        "nats_interval": list(ratio_interval(nats.astype(np.float64), np.ones(len(nats)))),
+        "n": len(nats),
+    }
