@@ -1,0 +1,36 @@
+"""Tokenizers that many tests share; training them takes a second."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from rhapsode.text.bpe import BpeTokenizer
+from rhapsode.text.bytes_tokenizer import BytesTokenizer
+from rhapsode.text.chars import CharsTokenizer
+from rhapsode.text.config import TokenizerConfig
+from rhapsode.text.stdlib import StdlibReader
+from rhapsode.text.tokenizer import Tokenizer, train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def prose() -> str:
+    """The standard library's documentation, about 2.2 MB."""
+    return "\n".join(block for raw in StdlibReader(source=False).documents() for block in raw.blocks)
+
+
+@pytest.fixture(scope="session")
+def bpe(prose: str) -> BpeTokenizer:
+    """Byte-pair encoding with 2048 ids; a little text of other scripts adds merges beyond ASCII."""
+    texts = [prose[:1_000_000], "ééé 中文中文 привет ١٢٣ " * 50, "aaaaaaaa " * 50]
+    tokenizer = train_tokenizer(iter(texts), TokenizerConfig(max_vocab_size=2048))
+    assert isinstance(tokenizer, BpeTokenizer)
+    return tokenizer
+
+
+@pytest.fixture(scope="session", params=["bytes", "chars", "bpe"])
+def any_tokenizer(request: pytest.FixtureRequest) -> Iterator[Tokenizer]:
+    """Each kind of tokenizer in turn."""
+    if request.param == "bpe":
+        yield request.getfixturevalue("bpe")
+    else:
+        yield BytesTokenizer() if request.param == "bytes" else CharsTokenizer("é中😀")
