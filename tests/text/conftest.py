@@ -1,5 +1,6 @@
 """Tokenizers that many tests share; training them takes a second."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,9 +14,23 @@ from rhapsode.text.tokenizer import Tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="session")
-def prose() -> str:
+def prose_and_imports() -> tuple[str, set[str]]:
+    """The prose, and the modules that reading it for the first time has imported."""
+    before = set(sys.modules)
+    text = "\n".join(block for raw in StdlibReader(source=False).documents() for block in raw.blocks)
+    return text, set(sys.modules) - before
+
+
+@pytest.fixture(scope="session")
+def prose(prose_and_imports: tuple[str, set[str]]) -> str:
     """The standard library's documentation, about 2.2 MB."""
-    return "\n".join(block for raw in StdlibReader(source=False).documents() for block in raw.blocks)
+    return prose_and_imports[0]
+
+
+@pytest.fixture(scope="session")
+def imported_by_prose(prose_and_imports: tuple[str, set[str]]) -> set[str]:
+    """Modules that reading the documentation has imported."""
+    return prose_and_imports[1]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ and the results are taken in order, so that the output does not depend on the nu
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from rhapsode.text.shards import (
     load_token_array,
     save_corpus_meta,
 )
+from rhapsode.text.sources import open_readers
 from rhapsode.text.split import Stream, TextSplit
 from rhapsode.text.tokenizer import Tokenizer
 
@@ -128,6 +129,21 @@ def prepare(
         raise
     train, validation, calibration = (load_token_array(folder / part, verify=False) for part in PARTS)
     return Corpus(tokenizer, train, validation, calibration, split.data_hash, info)
+
+
+def encode_sources(sources: Sequence[str], tokenizer: Tokenizer) -> TokenArray:
+    """Encode whole sources into memory without splitting them, as evaluation on other text wants it.
+
+    Raises:
+        UserError: if a source is missing, empty or not text.
+    """
+    streams = (
+        Stream(raw.name, True, True, iter(raw.blocks)) for reader in open_readers(sources) for raw in reader.documents()
+    )
+    tokens = _join(list(_encode(streams, tokenizer, None)), tokenizer)
+    if tokens.num_bytes == 0:
+        raise UserError(f"SOURCE must hold text; got {', '.join(sources)}, which is empty. Give some text.")
+    return tokens
 
 
 def _make_folder(folder: Path) -> None:
