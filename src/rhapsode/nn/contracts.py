@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class MixerState(Protocol):
     """What a mixer carries from one call to the next. Never changed in place."""
 
