@@ -1,6 +1,6 @@
 """What a person can set about a model as a whole. Torch-free."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -73,7 +73,7 @@ class ModelConfig(Config):
         return pattern
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
+    def _heads_divide(self) -> "ModelConfig":
         if self.width is not None and self.num_heads is not None:
             if self.width % self.num_heads or (self.width // self.num_heads) % 2:
                 raise UserError(
