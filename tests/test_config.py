@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator
 
@@ -167,6 +167,7 @@ def test_bad_overrides(assignments: list[str], message: str) -> None:
 plain = st.one_of(st.booleans(), st.integers(-(2**62), 2**62), st.floats(allow_nan=False, allow_infinity=False))
 
 
+@settings(deadline=None)
 @given(value=plain)
 def test_a_number_survives_the_command_line(value: object) -> None:
     raw = tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
@@ -185,6 +186,7 @@ def leaves(tree: object, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], ob
     return {key: leaf for name, part in tree.items() for key, leaf in leaves(part, (*path, name)).items()}
 
 
+@settings(deadline=None)
 @given(base=sections, over=sections)
 def test_merge_puts_every_leaf_on_top_and_keeps_the_rest(base: dict[str, Any], over: dict[str, Any]) -> None:
     merged = leaves(merge(base, over))
