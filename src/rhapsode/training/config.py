@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -73,7 +73,7 @@ class TrainingConfig(Config):
     """torch.compile: where more than a minute is planned and a C++ compiler exists, always, or never."""
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Self:
+    def _one_budget(self) -> "TrainingConfig":
         given = [name for name in ("minutes", "tokens", "steps", "epochs") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UserError(f"training must have one budget; got {' and '.join(given)}. Keep one of them.")
