@@ -24,7 +24,8 @@ LINE: tuple[tuple[str, ...], ...] = (
     ("tuning",),
     ("api",),
     ("server",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LINE) for name in names}
 GROUND = set(LINE[0])

@@ -151,8 +151,9 @@ def test_create_overwrite_removes_a_run_and_nothing_else(out: Path) -> None:
     folder = RunFolder(out)
     assert not folder.exists()
     folder.create()
-    assert folder.exists()
+    assert not folder.exists()
     places = fill(folder)
+    assert folder.exists()
     assert len(places) == 10
     (out / "mine.txt").write_text("keep")
     with pytest.raises(
@@ -166,11 +167,14 @@ def test_create_overwrite_removes_a_run_and_nothing_else(out: Path) -> None:
     assert os.listdir(folder.checkpoints) == os.listdir(folder.data) == []
 
 
-@pytest.mark.parametrize("trace", ["recipe.toml", "run.json", "checkpoints"])
-def test_any_trace_of_a_run_counts(out: Path, trace: str) -> None:
-    out.mkdir()
-    (out / trace).mkdir()
-    assert RunFolder(str(out)).exists()
+def test_a_run_that_died_before_its_first_step_is_none(out: Path) -> None:
+    folder = RunFolder(str(out))
+    folder.create()
+    folder.recipe.write_text("name = 'x'")
+    assert not folder.exists()
+    folder.create()
+    write_json(folder.run, {})
+    assert folder.exists()
 
 
 def test_create_in_a_folder_with_other_files(out: Path) -> None:
