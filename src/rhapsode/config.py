@@ -4,6 +4,7 @@ The docstring under an attribute is its help text. Precedence is default < recip
 (`--set training.learning_rate=3e-4`). Nothing here imports torch.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,3 +123,21 @@ def _fields_at(config_class: type[Config], location: Sequence[str]) -> list[str]
             return []
         fields = nested.model_fields
     return list(fields)
+
+
+_MULTIPLIERS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+
+
+def parse_count(text: str | int, setting: str) -> int:
+    """Read a count such as `5M`, `300k`, `1.5B` or `12000`.
+
+    >>> parse_count("1.5M", "--params")
+    1500000
+
+    Raises:
+        UserError: if it is not a positive count.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmb]?)", str(text).strip().lower().replace("_", ""))
+    if match is None or (count := round(float(match[1]) * _MULTIPLIERS[match[2]])) < 1:
+        raise UserError(f"{setting} must be a positive count such as 300k, 5M or 1.5B; got {text}.")
+    return count

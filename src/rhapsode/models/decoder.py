@@ -146,8 +146,8 @@ class Decoder(nn.Module):
         )
 
     def num_parameters(self) -> int:
-        """Return the number of trainable scalars, shared ones once."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        """Return the number of scalars that training changes, shared ones once."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

@@ -75,8 +75,12 @@ class JsonlReader:
             for number, line in enumerate(_lines(file, self.path), 1):
                 if line.strip():
                     name = f"{self.path}:{number}"
-                    yield RawDocument(name, (self._text(line, number, offset),))
+                    yield RawDocument(name, self._blocks(line, number, offset))
                 offset += len(line)
+
+    def _blocks(self, line: bytes, number: int, offset: int) -> Iterator[str]:
+        # a generator, so that lines of another part are not parsed.
+        yield self._text(line, number, offset)
 
     def _text(self, line: bytes, number: int, offset: int) -> str:
         place = f"{self.path}, line {number},"

@@ -102,6 +102,12 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml"))
 
 
+def recipe_summary(name: str) -> str:
+    """Return the first sentence of the comment at the top of a shipped recipe."""
+    first = str((_folder() / f"{name}.toml").read_text(encoding="utf-8")).splitlines()[0]
+    return first.removeprefix("# ")
+
+
 def load_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """Load a shipped recipe by name, or one from a TOML file, with `overrides` on top.
 

@@ -1,0 +1,93 @@
+"""rhapsode chat"""
+
+from typing import TYPE_CHECKING, Any
+
+from rhapsode.cli import options
+from rhapsode.cli.output import say
+from rhapsode.errors import RhapsodeError
+
+if TYPE_CHECKING:
+    from rhapsode.generation.config import GenerationConfig
+
+HELP = """type text to continue it, or:
+  set NAME VALUE   change a setting
+  stats            speed of the last answer
+  help             this text and the settings
+  quit, exit       leave"""
+
+
+def chat(run: options.Run, device: options.Device = None) -> None:
+    """Prompt a model again and again on a terminal."""
+    converse(run, {}, device)
+
+
+def converse(run: str, settings: dict[str, Any], device: str | None) -> None:
+    """Read prompts and commands until `quit`, end of input or Ctrl-C at the prompt."""
+    from rhapsode import api
+    from rhapsode.generation.config import GenerationConfig
+
+    model = api.load(run, device=device or "auto")
+    config = GenerationConfig(**settings)
+    say(f"{model.folder.path}: {model.decoder.num_parameters():,} parameters. help for help, quit to leave.")
+    last: Any = None
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            return
+        words = line.split()
+        if not words:
+            continue
+        if words[0] in {"quit", "exit"} and len(words) == 1:
+            return
+        if words == ["help"]:
+            print(HELP)
+            for name, value in config.model_dump().items():
+                print(f"  {name} = {value}")
+        elif words == ["stats"]:
+            print(_stats(last))
+        elif words[0] == "set" and len(words) >= 2:
+            config = _set(config, words[1:])
+        else:
+            last = _answer(model, line, config)
+
+
+def _answer(model: Any, prompt: str, config: "GenerationConfig") -> Any:
+    try:
+        stream = model.stream(prompt, **config.model_dump())
+        for chunk in stream:
+            print(chunk.text, end="", flush=True)
+    except RhapsodeError as error:
+        # a prompt that is too long must not end the conversation.
+        say(str(error))
+        return None
+    except KeyboardInterrupt:
+        print()
+        return None
+    print()
+    return stream.generation
+
+
+def _set(config: "GenerationConfig", words: list[str]) -> "GenerationConfig":
+    from rhapsode.config import build_config, parse_overrides
+    from rhapsode.generation.config import GenerationConfig
+
+    name, _, rest = " ".join(words).partition("=") if "=" in words[0] else (words[0], "", " ".join(words[1:]))
+    try:
+        changed = build_config(
+            GenerationConfig, {**config.model_dump(), **parse_overrides([f"{name}={rest.strip()}"])}, "generation"
+        )
+    except RhapsodeError as error:
+        say(str(error))
+        return config
+    print(f"{name} = {getattr(changed, name)}")
+    return changed
+
+
+def _stats(last: Any) -> str:
+    if last is None:
+        return "nothing was generated yet."
+    return (
+        f"{last.tokens} tokens, {last.tokens_per_s:,.0f} tokens/s, {last.latency_s:.2f} s, "
+        f"first after {last.time_to_first_token_s * 1000:.0f} ms, prompt of {last.prompt_tokens} tokens"
+    )

@@ -1,0 +1,129 @@
+"""rhapsode train"""
+
+from typing import Annotated, Any
+
+import typer
+
+from rhapsode.cli import options
+from rhapsode.cli.output import print_json, say
+from rhapsode.errors import UserError
+
+
+def train(
+    sources: Annotated[list[str] | None, options.Sources.__metadata__[0]] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder of the new run.")] = None,
+    recipe: options.RecipeName = "rhapsode",
+    params: options.Params = None,
+    minutes: options.Minutes = None,
+    tokens: options.Tokens = None,
+    steps: options.Steps = None,
+    epochs: options.Epochs = None,
+    init: Annotated[str | None, typer.Option("--init", help="Run to start from, on new text.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    tokenizer: options.TokenizerName = None,
+    max_vocab_size: options.VocabSize = None,
+    val_split: options.ValSplit = None,
+    val_file: options.ValFile = None,
+    split_seed: options.SplitSeed = None,
+    seq_len: options.SeqLen = None,
+    batch_size: options.BatchSize = None,
+    gradient_accumulation_steps: Annotated[
+        int | None, typer.Option("--gradient-accumulation-steps", help="Forward passes for one optimizer step.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Peak rate of the matrices.")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", help="Decay of the matrices.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option("--warmup-steps", help="Optimizer steps of warm-up.")] = None,
+    grad_clip: Annotated[float | None, typer.Option("--grad-clip", help="Largest norm of the gradient.")] = None,
+    eval_every: Annotated[
+        int | None, typer.Option("--eval-every", help="Optimizer steps between evaluations; default 8 in a run.")
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option("--save-every", help="Optimizer steps between checkpoints; default every 30 s.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option("--patience", help="Evaluations without an improvement before stopping.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Decides weights and the order of the text.")] = None,
+    device: options.Device = None,
+    overrides: options.Set = None,
+    json: options.Json = False,
+) -> None:
+    """Train a small language model on text.
+
+    The budget is --minutes, --tokens, --steps or --epochs (default: 3 minutes); the learning rate follows it.
+    """
+    # imported here: pydantic and torch take time, and --help must not.
+    from rhapsode.config import parse_count
+
+    if out is None:
+        raise UserError("--out must name the folder of the new run, such as --out runs/mine.")
+    if not sources and not resume:
+        raise UserError("SOURCE must name some text: a file, a folder, a glob, - or stdlib.")
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite must not be given together. Leave one of them out.")
+    kind, path = options.split_tokenizer(tokenizer)
+    settings = options.gather(
+        overrides,
+        tokenizer={"kind": kind, "max_vocab_size": max_vocab_size},
+        data={"val_split": val_split, "val_file": val_file, "split_seed": split_seed},
+        model={"seq_len": seq_len},
+        training={
+            "minutes": minutes,
+            "tokens": None if tokens is None else parse_count(tokens, "--tokens"),
+            "steps": steps,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "warmup_steps": warmup_steps,
+            "grad_clip": grad_clip,
+            "eval_every": eval_every,
+            "save_every": save_every,
+            "patience": patience,
+            "seed": seed,
+            "device": device,
+        },
+    )
+    from rhapsode import api
+    from rhapsode.cli.progress import TrainingProgress
+
+    progress = TrainingProgress()
+    try:
+        result = api.train(
+            sources or [],
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            observer=progress.observer(),
+            recipe=recipe,
+            params=params,
+            tokenizer=path,
+            init=init,
+            settings=settings,
+        )
+    except KeyboardInterrupt:
+        progress.close()
+        say(f"stopped; the checkpoint is saved. Go on with: rhapsode train --resume --out {out}")
+        raise
+    finally:
+        progress.close()
+    if json:
+        print_json(result)
+    else:
+        print_result(result)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print what a person wants to know after a training."""
+    low, high = result["interval"]
+    bits = "{val_bits_per_byte:.3f} bits per byte on validation text (95 % interval {low:.3f} .. {high:.3f})"
+    print(bits.format(low=low, high=high, **result))
+    print("beside it: Kneser-Ney {kneser_ney_bits_per_byte:.3f}, unigram {unigram_bits_per_byte:.3f}".format(**result))
+    print(
+        "{parameters:,} parameters, {tokens:,} tokens in {seconds:.0f} s ({tokens_per_s:,.0f} tokens/s)".format(
+            **result
+        )
+    )
+    print('next: rhapsode generate {run} --prompt "..."'.format(**result))

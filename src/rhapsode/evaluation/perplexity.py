@@ -1,0 +1,60 @@
+"""How well a model predicts text: static bits per byte with sliding windows, beside the controls."""
+
+from typing import Any
+
+from rhapsode.config import build_config
+from rhapsode.errors import StateError, UserError
+from rhapsode.evaluation.subject import Subject
+from rhapsode.models.scoring import score_figures
+from rhapsode.text.prepare import encode_sources
+from rhapsode.text.shards import TokenArray, load_token_array
+from rhapsode.training.config import Recipe
+from rhapsode.training.controls import control_figures
+from rhapsode.training.data import encode_data, open_data
+
+_CONTROLS = ("ln_vocab", "unigram_bits_per_byte", "kneser_ney_bits_per_byte")
+
+
+class Perplexity:
+    """Negative log-probability of every token, each predicted once; nothing is learnt from the text."""
+
+    def run(self, subject: Subject, data: str | None, *, stride: int | None, seed: int) -> dict[str, Any]:
+        """Score `data`, or the run's own validation text; see `Suite`. Draws nothing: `seed` has no effect.
+
+        Returns:
+            `bits_per_byte`, its `interval`, `nats_per_token`, `nats_interval`, `n`, and the controls fitted on
+            the run's training text.
+
+        Raises:
+            UserError: if the text is missing, empty or not text.
+            StateError: if the run's training text has changed, so that the controls cannot be fitted again.
+        """
+        if data is None:
+            tokens = load_token_array(subject.folder.data / "validation")
+            results = subject.header.get("results", {})
+            controls = {name: results[name] for name in _CONTROLS if name in results}
+        else:
+            tokens = encode_sources([data], subject.tokenizer)
+            controls = {}
+        if not controls:
+            controls = _fit_controls(subject, tokens)
+        return {
+            "data": data or "validation",
+            **score_figures(subject.decoder, tokens, subject.tokenizer, None, stride),
+            **controls,
+        }
+
+
+def _fit_controls(subject: Subject, tokens: TokenArray) -> dict[str, float]:
+    request = subject.header["request"]
+    recipe = build_config(Recipe, request["recipe"])
+    try:
+        opened = open_data(request["sources"], recipe.data)
+    except UserError as error:
+        raise StateError(
+            f"the controls must be fitted on the run's training text, which cannot be read: {error}"
+        ) from None
+    if opened.data_hash != subject.header["data_hash"]:
+        raise StateError("the controls must be fitted on the run's training text; it has changed since.")
+    fitted = control_figures(encode_data(opened, subject.tokenizer).train, tokens, subject.tokenizer)
+    return {name: fitted[name] for name in _CONTROLS}

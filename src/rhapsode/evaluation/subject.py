@@ -1,0 +1,18 @@
+"""A run as a suite sees it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rhapsode.models.decoder import Decoder
+from rhapsode.runfolder import RunFolder
+from rhapsode.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded run: `header` is its run.json."""
+
+    folder: RunFolder
+    decoder: Decoder
+    tokenizer: Tokenizer
+    header: dict[str, Any]
