@@ -1,6 +1,8 @@
 """Preparing gives the ids of encoding document by document, whatever the number of workers."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,26 @@ def test_progress_ends_at_the_total(bpe: Tokenizer, tmp_path: Path) -> None:
         assert seen[-1] == (total, total)
         assert seen == sorted(seen)
         assert len(seen) > 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to tell the peak of memory")
+def test_memory_is_flat(tmp_path: Path) -> None:
+    code = """
+import sys
+from rhapsode.text import DataConfig, TokenizerConfig, open_sources, train_tokenizer
+from rhapsode.text.prepare import prepare
+tokenizer = train_tokenizer(iter(["é"]), TokenizerConfig(kind="chars"))
+prepare(open_sources([sys.argv[1]], DataConfig()), tokenizer, sys.argv[2])
+print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+    peaks_kb = []
+    for name, size in (("small", 4_000_000), ("large", 40_000_000)):
+        path = tmp_path / f"{name}.txt"
+        path.write_text("some words and an é\n" * (size // 20))
+        command = [sys.executable, "-c", code, str(path), str(tmp_path / name)]
+        peaks_kb.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    # one more block or piece in flight may be alive; the text itself would be 36 MB, its ids 72 MB.
+    assert peaks_kb[1] - peaks_kb[0] < 16_000
 
 
 def test_the_folder_must_be_free(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""What every benchmark does: say where it ran, and write its rows beside the others."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, cores and versions, without importing anything heavy."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in _lines(cpuinfo) if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("numpy", "torch", "tokenizers", "tiktoken")},
+    }
+
+
+def write_result(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `rows` to results/NAME.json with machine, date and load, and return the path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    # a busy machine halves a figure: say how busy it was.
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    value = {"date": date.today().isoformat(), "machine": machine(), "load_average": load, "rows": list(rows)}
+    path.write_text(json.dumps(value, indent=2) + "\n")
+    return path
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
