@@ -54,8 +54,8 @@ def filter_logits(
 ) -> tuple[Float[Tensor, "*B K"], Int[Tensor, "*B K"] | None]:
     """Return the logits that a token is drawn from, and the places in `logits` that they came from.
 
-    Temperature (above 0), top-k, top-p and min-p, in this order. Dropped logits are -inf or left out. The places are `None`
-    where nothing was ranked: K is C and the order is that of `logits`.
+    Temperature (above 0), top-k, top-p and min-p, in this order. Dropped logits are -inf or left out. The places are
+    `None` where nothing was ranked: K is C and the order is that of `logits`.
     """
     if config.top_k or config.top_p < 1:
         kept, ids = rank(logits, config.top_k or None)
