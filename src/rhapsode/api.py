@@ -15,6 +15,7 @@ from rhapsode.evaluation.config import SUITES
 from rhapsode.evaluation.subject import Subject
 from rhapsode.generation.config import GenerationConfig
 from rhapsode.generation.engine import Generation, Stream, generate, stream
+from rhapsode.generation.layout import lay_out_for_decoding
 from rhapsode.models.decoder import Decoder
 from rhapsode.models.scoring import bits_per_byte, score_tokens
 from rhapsode.runfolder import RunFolder, read_json
@@ -133,6 +134,7 @@ class Model:
         self.decoder = Decoder(self.recipe.model)
         load_weights(folder.model, self.decoder, self.header.get("weights_sha256"))
         self.decoder.to(resolve_device(device)).requires_grad_(False)
+        lay_out_for_decoding(self.decoder)
         # a model of many documents has learnt what a beginning looks like.
         self._start_with_bos = self.header["data"]["num_documents"]["train"] > 1
 

@@ -1,14 +1,14 @@
 """A run on disk: its names, locks and atomic writes. Nothing else in the project knows them.
 
-    RUN/recipe.toml         the resolved recipe
-    RUN/tokenizer.json      the tokenizer
-    RUN/model.safetensors   the best validation weights
-    RUN/run.json            seed, versions, threads, dtype, compile choice, data hash, results
-    RUN/metrics.jsonl       one JSON object a line
-    RUN/loss.png            the loss curve
-    RUN/checkpoints/        what a resume needs
-    RUN/data/               validation and calibration text, encoded
-    RUN/encoder/  memory/   what later steps add
+RUN/recipe.toml         the resolved recipe
+RUN/tokenizer.json      the tokenizer
+RUN/model.safetensors   the best validation weights
+RUN/run.json            seed, versions, threads, dtype, compile choice, data hash, results
+RUN/metrics.jsonl       one JSON object a line
+RUN/loss.png            the loss curve
+RUN/checkpoints/        what a resume needs
+RUN/data/               validation and calibration text, encoded
+RUN/encoder/  memory/   what later steps add
 """
 
 import hashlib

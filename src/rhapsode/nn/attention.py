@@ -44,8 +44,7 @@ class Attention(nn.Module):
         self.rotary_base = config.rotary_base if config.positions == "rotary" else None
         self.qk_norm = config.qk_norm
         kv_width = self.num_kv_heads * self.head_dim
-        self.splits = [width, kv_width, kv_width]
-        self.qkv = Linear(width, sum(self.splits))
+        self.qkv = Linear(width, width, kv_width, kv_width)
         self.out = Linear(width, width)
         if self.rotary_base is not None:
             # a training step must not compute a sine for every query: the first seq_len angles are kept.
@@ -63,14 +62,14 @@ class Attention(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], KVCache]:
         """Mix T positions with those in the cache; see `Mixer`. Costs O(B T S D)."""
         batch, length, _ = x.shape
-        q, k, v = (
-            part.view(batch, length, -1, self.head_dim).transpose(1, 2) for part in self.qkv(x).split(self.splits, -1)
-        )
+        heads = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        # queries and keys are treated alike, so they are treated together: fewer, larger operations.
+        qk, v = heads.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=1)
         if self.qk_norm:
-            q, k = rms_norm(q), rms_norm(k)
+            qk = rms_norm(qk)
         if self.rotary_base is not None:
-            angles = self._angles(positions, fresh=state is None)
-            q, k = rotate(q, angles), rotate(k, angles)
+            qk = rotate(qk, self._angles(positions, fresh=state is None))
+        q, k = qk.split([self.num_heads, self.num_kv_heads], dim=1)
         cache = _extend(state, k, v, positions, segments)
         visible = _visible(positions, cache.positions, self.window, segments, cache.segments)
         y = attend(q, cache.keys, cache.values, visible, self.head_dim**-0.5)

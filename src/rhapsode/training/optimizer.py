@@ -1,6 +1,6 @@
 """Which parameter is updated by what, and at which rate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rhapsode.models.decoder import Decoder
+from rhapsode.nn.linear import Linear
 from rhapsode.training.config import TrainingConfig
 from rhapsode.training.muon import Muon
 
@@ -70,7 +71,10 @@ def build_optimizers(model: Decoder, config: TrainingConfig) -> Optimizers:
     ]
     members: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
-        members.append(Muon(matrices, lr=rate, momentum=0.95, weight_decay=config.weight_decay))
+        parts: dict[Tensor, Sequence[int]] = {
+            m.weight: m.parts for m in model.blocks.modules() if isinstance(m, Linear)
+        }
+        members.append(Muon(matrices, lr=rate, momentum=0.95, weight_decay=config.weight_decay, parts=parts))
     else:
         small_groups.append({"params": matrices, "lr": rate, "weight_decay": config.weight_decay})
     small_groups = [group for group in small_groups if group["params"]]
