@@ -9,7 +9,7 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # compiled code clashes with the checker; tests of compiled code run in a subprocess without it.
-install_import_hook("rhapsode", "beartype.beartype")
+install_import_hook("rhapsode", "shape_checker.check")
 
 
 @pytest.fixture(autouse=True)
