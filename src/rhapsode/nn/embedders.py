@@ -1,5 +1,7 @@
 """Token ids to vectors."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from rhapsode.nn.config import HashedNgramsConfig
 from rhapsode.nn.linear import Linear
+from rhapsode.ops.lookup import look_up
 from rhapsode.ops.ngram_hash import hash_ngrams
 
 
@@ -23,8 +26,7 @@ class TableEmbedder(nn.Module):
         self, ids: Int[Tensor, "B T"], past: Int[Tensor, "B 0"], segments: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
         """Look up each id."""
-        out: Tensor = self.table(ids)
-        return out
+        return look_up(self.table.weight, ids)
 
 
 class HashedNgramEmbedder(nn.Module):
@@ -57,14 +59,15 @@ class HashedNgramEmbedder(nn.Module):
             past: the `context` ids before these, 0 where there are none.
             segments: document numbers; an n-gram stays inside its document.
         """
-        total: Tensor = self.table(ids)
+        total = look_up(self.table.weight, ids)
         history = torch.cat([past, ids], dim=1)
-        for index, (order, table) in enumerate(zip(self.orders, self.ngram_tables, strict=True)):
+        for index, order in enumerate(self.orders):
+            table = cast(nn.Embedding, self.ngram_tables[index])
             if segments is None:
                 buckets = hash_ngrams(history[:, self.context - order + 1 :], order, self.num_buckets)
             else:
                 buckets = self._hash_within(ids, segments, order, self.num_buckets)
-            vectors = table(buckets)
+            vectors = look_up(table.weight, buckets)
             total = total + (vectors if self.projections is None else self.projections[index](vectors))
         return total
 
