@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator
 
-from rhapsode.config import Config, build_config, merge, parse_overrides, read_toml
+from rhapsode.config import Config, build_config, merge, parse_count, parse_overrides, read_toml
 from rhapsode.errors import UserError
 
 
@@ -234,3 +234,29 @@ def test_read_toml_errors(tmp_path: Path) -> None:
     bad.write_bytes(b"a = '\xff'")
     with pytest.raises(UserError, match=r"bad\.toml must be valid TOML; got: 'utf-8' codec"):
         read_toml(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("12000", 12_000),
+        (12_000, 12_000),
+        ("300k", 300_000),
+        (" 5M ", 5_000_000),
+        ("1.5B", 1_500_000_000),
+        ("0.5k", 500),
+        ("1_000", 1000),
+        # rounded to a whole number.
+        ("1.2345678M", 1_234_568),
+    ],
+)
+def test_counts(text: str | int, count: int) -> None:
+    assert parse_count(text, "--params") == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.0M", "-5M", "M", "5G", "5 M", "1e6", "five", "5MM", "nan", "inf", "٣"])
+def test_bad_counts(text: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^--params must be a positive count such as 300k, 5M or 1\.5B; got {text}\.$"
+    ):
+        parse_count(text, "--params")

@@ -316,13 +316,6 @@ def test_parameters_are_counted_once(recipe: str) -> None:
     assert sum(tensor.numel() for tensor in model.state_dict().values()) == count
 
 
-def test_what_is_frozen_is_not_counted() -> None:
-    model = make_decoder("plain")
-    before = model.num_parameters()
-    model.embedder.table.weight.requires_grad_(False)
-    assert model.num_parameters() == before - VOCAB * 16
-
-
 def test_a_tied_head_follows_the_table() -> None:
     model = make_decoder("tied, grouped heads")
     hidden = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0))
@@ -331,6 +324,33 @@ def test_a_tied_head_follows_the_table() -> None:
         model.embedder.table.weight[5] += 1
         changed = (model.logits(hidden) != before).all(dim=(0, 1))
     assert changed.nonzero().flatten().tolist() == [5]
+
+
+def test_a_tied_head_trains_the_table() -> None:
+    model = make_decoder("tied, grouped heads")
+    hidden = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(model.logits(hidden).square().sum(), [model.embedder.table.weight])
+    assert (gradient != 0).all()
+
+
+@torch.no_grad()
+def test_the_cap_bounds_logits_smoothly() -> None:
+    capped, free = make_decoder("plain", logit_soft_cap=2.5), make_decoder("plain", logit_soft_cap=0)
+    logits, raw = capped(make_ids(2, 5))[0], free(make_ids(2, 5))[0]
+    assert raw.abs().max() > 2.5
+    torch.testing.assert_close(logits, 2.5 * torch.tanh(raw / 2.5))
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@torch.no_grad()
+def test_normalised_queries_and_keys_have_no_size(qk_norm: bool) -> None:
+    model = make_decoder("plain", attention={"qk_norm": qk_norm})
+    ids = make_ids(2, SEQ_LEN)
+    before, _ = model(ids)
+    for block in model.blocks:
+        block.mixer.qkv.weight[:32] *= 3  # 16 rows of queries and 16 of keys.
+    after, _ = model(ids)
+    assert torch.isclose(before, after, atol=1e-3).all() == qk_norm
 
 
 @every_recipe

@@ -106,3 +106,21 @@ def test_muon_skips_parameters_without_a_gradient() -> None:
     before = parameter.detach().clone()
     Muon([parameter], lr=0.1, momentum=0.9, weight_decay=0.5).step()
     assert torch.equal(parameter, before)
+
+
+def test_stacked_maps_are_updated_like_separate_ones() -> None:
+    stacked, alone = torch.nn.Parameter(make_matrix((9, 8))), torch.nn.Parameter(make_matrix((5, 8), seed=1))
+    parts = [torch.nn.Parameter(part.clone()) for part in stacked.detach().split([4, 3, 2])]
+    single = torch.nn.Parameter(alone.detach().clone())
+    settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "dtype": torch.float32}
+    together = Muon([stacked, alone], **settings, parts={stacked: [4, 3, 2]})
+    apart = Muon([*parts, single], **settings)
+    for gradient in gradients((9, 8), 4):
+        stacked.grad, alone.grad, single.grad = gradient.clone(), gradient[:5].clone(), gradient[:5].clone()
+        for part, rows in zip(parts, gradient.split([4, 3, 2]), strict=True):
+            part.grad = rows.clone()
+        together.step()
+        apart.step()
+    assert torch.equal(stacked.detach(), torch.cat([part.detach() for part in parts]))
+    assert torch.equal(alone, single)
+    assert together.state[stacked]["momentum"].shape == (9, 8)
