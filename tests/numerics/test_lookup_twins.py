@@ -20,7 +20,3 @@ def test_values_and_gradients_are_those_of_indexing(rows: int, width: int, shape
     # sums of at most 99 products of standard normals, in another order.
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
 
-
-def test_the_operation_is_well_formed() -> None:
-    table = torch.randn(5, 3, requires_grad=True)
-    torch.library.opcheck(torch.ops.rhapsode.look_up, (table, torch.tensor([[0, 4, 4]])))
