@@ -167,6 +167,25 @@ def test_create_overwrite_removes_a_run_and_nothing_else(out: Path) -> None:
     assert os.listdir(folder.checkpoints) == os.listdir(folder.data) == []
 
 
+def test_claim_makes_the_folder_and_touches_nothing_in_it(out: Path) -> None:
+    folder = RunFolder(out)
+    folder.claim()
+    assert os.listdir(out) == []
+    folder.create()
+    places = fill(folder)
+    with pytest.raises(UserError, match="^--out must name a folder without a run"):
+        folder.claim()
+    folder.claim(overwrite=True)
+    assert all(place.exists() for place in places)
+
+
+def test_overwrite_where_there_is_no_run_removes_nothing(out: Path) -> None:
+    (out / "data").mkdir(parents=True)
+    (out / "data" / "corpus.txt").write_text("mine")
+    RunFolder(out).create(overwrite=True)
+    assert (out / "data" / "corpus.txt").read_text() == "mine"
+
+
 def test_a_run_that_died_before_its_first_step_is_none(out: Path) -> None:
     folder = RunFolder(str(out))
     folder.create()

@@ -113,10 +113,8 @@ class RunFolder:
         """Return whether a run is here. One that died before its first step, with no run.json yet, is none."""
         return self.run.exists()
 
-    def create(self, *, overwrite: bool = False) -> None:
-        """Make the folder ready for a new run; with `overwrite`, remove what an earlier run wrote.
-
-        Only files that a run writes are removed: anything else in the folder stays.
+    def claim(self, *, overwrite: bool = False) -> None:
+        """Make the folder, so that it can be locked; nothing in it is touched.
 
         Raises:
             UserError: if a run is here already and `overwrite` is false, or the folder cannot be made.
@@ -128,19 +126,36 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if overwrite:
+        except OSError as error:
+            raise self._not_writable(error) from None
+
+    def create(self, *, overwrite: bool = False) -> None:
+        """Make the folder ready for a new run; with `overwrite`, remove what an earlier run wrote.
+
+        Only files that a run writes are removed, and only where there is a run: anything else stays.
+
+        Raises:
+            UserError: as `claim` does.
+        """
+        self.claim(overwrite=overwrite)
+        try:
+            if self.exists():
                 self._remove()
             self.checkpoints.mkdir(exist_ok=True)
             self.data.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(f"--out must name a writable folder; got {self.path}: {error.strerror}.") from None
+            raise self._not_writable(error) from None
+
+    def _not_writable(self, error: OSError) -> UserError:
+        return UserError(f"--out must name a writable folder; got {self.path}: {error.strerror}.")
 
     def _remove(self) -> None:
-        for file in (self.recipe, self.tokenizer, self.model, self.run, self.metrics, self.loss_picture):
-            file.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.data, self.encoder, self.memory):
             if folder.exists():
                 shutil.rmtree(folder)
+        # run.json last: a removal that is cut short leaves a run, and can be asked for again.
+        for file in (self.recipe, self.tokenizer, self.model, self.metrics, self.loss_picture, self.run):
+            file.unlink(missing_ok=True)
 
     def open(self) -> "RunFolder":
         """Return self if this is a run that this version can read.

@@ -19,7 +19,7 @@ from rhapsode.runfolder import FORMAT_VERSION, RunFolder, hash_file, read_json, 
 from rhapsode.text.batches import WindowSampler
 from rhapsode.text.shards import Corpus, save_token_array
 from rhapsode.text.tokenizer import Tokenizer, load_tokenizer
-from rhapsode.training.checkpoint import Progress, load_weights
+from rhapsode.training.checkpoint import Progress, latest_checkpoint, load_weights
 from rhapsode.training.config import Recipe
 from rhapsode.training.controls import control_figures
 from rhapsode.training.data import Data, choose_tokenizer, encode_data, open_data
@@ -113,11 +113,13 @@ def run_training(
     """
     observer = observer or Observer()
     folder = RunFolder(out)
+    if request.init is not None and Path(request.init).resolve() == folder.path.resolve():
+        raise UserError(f"--init must name another run than --out; got {out} for both. Choose another --out.")
     if resume and not folder.exists():
         observer.say(f"{folder.path} has no run yet: starting one.")
         resume = False
     if not resume:
-        folder.create(overwrite=overwrite)
+        folder.claim(overwrite=overwrite)
     with folder.lock():
         started = time.perf_counter()
         saved = read_json(folder.open().run) if resume else None
@@ -131,12 +133,16 @@ def run_training(
             f"{controls['kneser_ney_bits_per_byte']:.3f} bits per byte ({controls['controls_seconds']:.1f} s)"
         )
         model = build_decoder(setup.plan.model, request.recipe.training.seed, setup.hardware.device)
-        if request.init is not None and not resume:
+        if request.init is not None and not (resume and latest_checkpoint(folder)):
             load_weights(RunFolder(request.init).model, model, None)
+        loop = _loop(request.recipe, folder, setup, model, observer)
+        # only now that nothing asked for can be wrong: what stood here before is lost from here on.
+        if not resume:
+            folder.create(overwrite=overwrite)
         header = _write_header(request, folder, setup, saved)
         setup_seconds = time.perf_counter() - started
         observer.say(f"training until {_budget_in_words(request.recipe)}; {setup.hardware.compile_reason}")
-        progress, ended = _loop(request.recipe, folder, setup, model, observer).train(resume=resume)
+        progress, ended = loop.train(resume=resume)
         results = {
             "run": str(folder.path),
             "parameters": model.num_parameters(),
@@ -156,6 +162,10 @@ def run_training(
 def _prepare(request: Request, folder: RunFolder, saved: dict[str, Any] | None, observer: Observer) -> Setup:
     """Text to ids, and sizes: with the vocabulary's cap first, then with what the tokenizer learnt."""
     recipe = request.recipe
+    began = folder if saved is not None else None if request.init is None else RunFolder(request.init)
+    if began is not None:
+        # sizes that are given are not solved again, so that the plan is of the model that is trained.
+        recipe = recipe.model_copy(update={"model": _saved_model(began)})
     data = open_data(request.sources, recipe.data)
     observer.say(f"read {data.train_bytes / 1e6:.2f} MB of training text")
     if saved is not None and saved["data_hash"] != data.data_hash:
@@ -174,10 +184,7 @@ def _prepare(request: Request, folder: RunFolder, saved: dict[str, Any] | None, 
     )
     plan, hardware = _plan(recipe, params, tokenizer.vocab_size, len(corpus.train))
     if saved is not None:
-        plan = replace(plan, model=_saved_model(folder))
         hardware = _same_hardware(hardware, recipe, saved)
-    elif request.init is not None:
-        plan = replace(plan, model=_saved_model(RunFolder(request.init)))
     observer.say(describe_plan(plan))
     return Setup(data, corpus, plan, hardware)
 
