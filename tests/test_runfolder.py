@@ -173,7 +173,7 @@ def test_claim_makes_the_folder_and_touches_nothing_in_it(out: Path) -> None:
     assert os.listdir(out) == []
     folder.create()
     places = fill(folder)
-    with pytest.raises(UserError, match="^--out must name a folder without a run"):
+    with pytest.raises(UserError, match=r"^--out must name a folder without a run"):
         folder.claim()
     folder.claim(overwrite=True)
     assert all(place.exists() for place in places)

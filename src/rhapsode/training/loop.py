@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from rhapsode.errors import StateError
 from rhapsode.models.decoder import Decoder
-from rhapsode.runfolder import RunFolder
+from rhapsode.runfolder import RunFolder, write_atomic
 from rhapsode.text.batches import Batch, WindowSampler, sliding_windows
 from rhapsode.text.shards import TokenArray
 from rhapsode.training.checkpoint import (
@@ -34,6 +35,7 @@ from rhapsode.training.schedule import Budget, learning_rate_fraction, muon_mome
 
 SAVE_SECONDS = 30.0
 NUM_EVALUATIONS = 8
+_SCALER_STATE = ("scale", "_growth_tracker")
 # seconds over which the shown speed is averaged.
 SPEED_STEPS = 50
 
@@ -71,6 +73,9 @@ class Loop:
     folder: RunFolder
     report: Callable[[Report], None]
 
+    def __post_init__(self) -> None:
+        self._scaler = torch.amp.GradScaler(self.hardware.device.type, enabled=self.hardware.precision == torch.float16)
+
     def train(self, *, resume: bool) -> tuple[Progress, str]:
         """Train until the budget is spent or patience is out; returns the progress and why it ended.
 
@@ -83,7 +88,6 @@ class Loop:
         config, model = self.config, self.model
         model.compute_dtype = self.hardware.precision
         loss_of = torch.compile(model.loss, dynamic=False) if self.hardware.compiled else model.loss
-        scaler = torch.amp.GradScaler(self.hardware.device.type, enabled=self.hardware.precision == torch.float16)
         started = time.perf_counter() - progress.elapsed_s
         last_saved = time.perf_counter()
         recent: list[tuple[float, float]] = []
@@ -91,11 +95,14 @@ class Loop:
         ended = "budget"
         with _Interruption() as interruption:
             while (share := self.budget.progress(progress.step, progress.elapsed_s)) < 1:
+                if config.patience is not None and progress.evaluations_since_best >= config.patience:
+                    ended = "patience"
+                    break
                 rate = learning_rate_fraction(share, progress.step, config)
                 self.optimizers.set_rate(rate, muon_momentum(progress.step))
-                loss = self._step(progress.step, loss_of, scaler)
+                loss = self._step(progress.step, loss_of)
                 if not math.isfinite(loss):
-                    raise StateError(self._not_finite(progress.step))
+                    raise self._not_finite(progress.step + 1)
                 progress.step += 1
                 progress.elapsed_s = time.perf_counter() - started
                 recent = [*recent[-SPEED_STEPS:], (progress.elapsed_s, loss)]
@@ -105,9 +112,6 @@ class Loop:
                     line = self._evaluate(progress, line)
                     progress.elapsed_s = time.perf_counter() - started
                 self._log(progress, line)
-                if config.patience is not None and progress.evaluations_since_best >= config.patience:
-                    ended = "patience"
-                    break
                 if interruption.asked or self._save_due(progress, last_saved):
                     self._save(progress)
                     last_saved = time.perf_counter()
@@ -117,22 +121,22 @@ class Loop:
         self._finish(progress, recent)
         return progress, ended
 
-    def _step(self, step: int, loss_of: Callable[..., Tensor], scaler: torch.amp.GradScaler) -> float:
+    def _step(self, step: int, loss_of: Callable[..., Tensor]) -> float:
         """One optimizer step: forward and backward over every micro-batch, then the update."""
         accumulate = self.config.gradient_accumulation_steps
         total = 0.0
         for index in range(step * accumulate, (step + 1) * accumulate):
             inputs, targets, segments = self._tensors(self.sampler.batch(index))
             loss = loss_of(inputs, targets, segments, self.config.loss_chunk_size).mean() / accumulate
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         for member in self.optimizers.members:
-            scaler.unscale_(member)
+            self._scaler.unscale_(member)
         if self.config.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         for member in self.optimizers.members:
-            scaler.step(member)
-        scaler.update()
+            self._scaler.step(member)
+        self._scaler.update()
         self.model.zero_grad(set_to_none=True)
         return total
 
@@ -158,6 +162,8 @@ class Loop:
             nats, count = nats + scored.sum(), count + scored.size
             text_nats, text_bytes = text_nats + scored[sizes > 0].sum(), text_bytes + int(sizes.sum())
         mean = nats / count
+        if not math.isfinite(mean):
+            raise self._not_finite(progress.step)
         if progress.best_nats is None or mean < progress.best_nats:
             progress.best_nats, progress.best_step, progress.evaluations_since_best = mean, progress.step, 0
             save_weights(self.folder.model, self.model)
@@ -196,26 +202,47 @@ class Loop:
         return self.config.batch_size * self.config.gradient_accumulation_steps * self.model.config.seq_len
 
     def _log(self, progress: Progress, line: Report) -> None:
-        with open(self.folder.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({k: v for k, v in line.__dict__.items() if v is not None}) + "\n")
-            progress.metrics_bytes = file.tell()
+        try:
+            with open(self.folder.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps({k: v for k, v in line.__dict__.items() if v is not None}) + "\n")
+                progress.metrics_bytes = file.tell()
+        except OSError as error:
+            raise StateError(
+                f"{self.folder.metrics} must be writable; got: {error.strerror}. Free space and use --resume."
+            ) from None
         self.report(line)
 
     def _save(self, progress: Progress) -> None:
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        if not all(torch.isfinite(parameter).all() for parameter in tensors.values()):
+            raise self._not_finite(progress.step)
         tensors |= self.optimizers.state_tensors()
+        if self._scaler.is_enabled():
+            state = self._scaler.state_dict()
+            tensors |= {f"scaler.{key}": torch.tensor(state[key], dtype=torch.float64) for key in _SCALER_STATE}
+        # a checkpoint counts on the lines up to it.
+        with open(self.folder.metrics, "rb") as file:
+            os.fsync(file.fileno())
         save_checkpoint(self.folder, tensors, progress)
 
     def _start(self, resume: bool) -> Progress:
         """Take up the newest checkpoint, or begin."""
         path = latest_checkpoint(self.folder) if resume else None
         if path is None:
-            self.folder.metrics.write_bytes(b"")
+            write_atomic(self.folder.metrics, b"")
             return Progress()
         tensors, progress = load_checkpoint(path)
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         fill_parameters(self.model, weights, str(path.with_suffix(".safetensors")))
         self.optimizers.load_state_tensors({k: v for k, v in tensors.items() if k.startswith("optimizer.")})
+        if self._scaler.is_enabled():
+            state = {key: tensors[f"scaler.{key}"].item() for key in _SCALER_STATE}
+            self._scaler.load_state_dict({**self._scaler.state_dict(), **state})
+        if not self.folder.metrics.is_file() or self.folder.metrics.stat().st_size < progress.metrics_bytes:
+            raise StateError(
+                f"{self.folder.metrics} must hold every line up to {path.name}; it was cut short. "
+                "Restore it, or train again with --overwrite."
+            )
         # lines that were written after the checkpoint will be written again.
         with open(self.folder.metrics, "ab") as file:
             file.truncate(progress.metrics_bytes)
@@ -223,20 +250,19 @@ class Loop:
 
     def _finish(self, progress: Progress, recent: list[tuple[float, float]]) -> None:
         """A last evaluation if none fell on the last step, and a last checkpoint."""
-        if recent and (progress.best_nats is None or not self._evaluated_last()):
+        last = metrics_of(self.folder)[-1]
+        if "val_nats" not in last:
+            # a resume may find every step done.
+            recent = recent or [(progress.elapsed_s, last["train_nats"])]
             rate = learning_rate_fraction(1.0, progress.step, self.config)
             self._log(progress, self._evaluate(progress, self._line(progress, rate, recent)))
         self._save(progress)
 
-    def _evaluated_last(self) -> bool:
-        lines = self.folder.metrics.read_text(encoding="utf-8").splitlines()
-        return bool(lines) and "val_nats" in json.loads(lines[-1])
-
-    def _not_finite(self, step: int) -> str:
+    def _not_finite(self, step: int) -> StateError:
         last = latest_checkpoint(self.folder)
         kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
-        return (
-            f"training must have a finite loss; it was not a number at step {step + 1}, and {kept}. "
+        return StateError(
+            f"training must have a finite loss; it was not a number at step {step}, and {kept}. "
             "Lower --learning-rate or set --grad-clip 1."
         )
 
