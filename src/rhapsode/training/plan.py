@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -119,8 +120,9 @@ def estimate_memory(model: ModelConfig, parameters: int, training: TrainingConfi
     return int(parameters * 16 + rows * per_row + logits * (model.vocab_size or 1) * 12)
 
 
+@lru_cache
 def matrix_speed(precision: torch.dtype, seconds: float = 0.25) -> float:
-    """Measure floating-point operations per second of a product of the size that training does most."""
+    """Measure, once a process, floating-point operations per second of a product of the size training does most."""
     a = torch.ones(2048, 256, dtype=precision)
     b = torch.ones(256, 1024, dtype=precision)
     a @ b
