@@ -8,6 +8,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# models of tests are tiny: a second thread costs more than it does, most of all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # compiled code clashes with the checker; tests of compiled code run in a subprocess without it.
 install_import_hook("rhapsode", "shape_checker.check")
 

@@ -41,21 +41,23 @@ class Record(dict[str, Any]):
 def build_request(
     sources: Sequence[str] | str,
     *,
-    recipe: str = "rhapsode",
+    recipe: str | None = None,
     params: str | int | None = None,
     tokenizer: str | Path | None = None,
     init: str | Path | None = None,
     settings: dict[str, Any] | None = None,
+    began: dict[str, Any] | None = None,
 ) -> Request:
     """Gather what a training or a plan is asked for.
 
     Args:
         sources: files, folders, globs, `stdlib`, `stdlib:source`, `-`, or one prepared folder.
-        recipe: a shipped recipe or the path of a TOML file.
+        recipe: a shipped recipe, `rhapsode` if none is given, or the path of a TOML file.
         params: parameter budget, such as `5M`.
         tokenizer: path of a tokenizer to use again.
         init: run to start from.
         settings: nested settings on top of the recipe, such as `{"training": {"steps": 100}}`.
+        began: the request of a run to go on with; it fills in what is not given.
 
     Raises:
         UserError: if a name or a value is wrong.
@@ -64,11 +66,16 @@ def build_request(
     if params is not None:
         overrides = merge(overrides, {"params": parse_count(params, "--params")})
     names = [sources] if isinstance(sources, str) else [str(source) for source in sources]
+    began = began or {"sources": [], "recipe": None, "tokenizer": None, "init": None}
+    if recipe is None and began["recipe"] is not None:
+        chosen = build_config(Recipe, merge(began["recipe"], overrides))
+    else:
+        chosen = load_recipe(recipe or "rhapsode", overrides)
     return Request(
-        names,
-        load_recipe(recipe, overrides),
-        None if tokenizer is None else str(tokenizer),
-        None if init is None else str(init),
+        names or began["sources"],
+        chosen,
+        began["tokenizer"] if tokenizer is None else str(tokenizer),
+        began["init"] if init is None else str(init),
     )
 
 
@@ -88,7 +95,7 @@ def train(
     Args:
         sources: see `build_request`, as for every other argument not named here.
         out: folder of the new run.
-        resume: go on with the run in `out`, exactly as it began.
+        resume: go on with the run in `out`, exactly as it began; what is not given is as it was.
         overwrite: replace the run in `out`.
         observer: is told what happens.
         minutes: budget of the training; three if none is given.
@@ -100,7 +107,9 @@ def train(
     budget = {name: value for name, value in (("minutes", minutes), ("steps", steps)) if value is not None}
     if budget:
         request["settings"] = merge(request.get("settings") or {}, {"training": budget})
-    asked = build_request(sources, **request)
+    folder = RunFolder(out)
+    began = read_json(folder.open().run)["request"] if resume and folder.exists() else None
+    asked = build_request(sources, **request, began=began)
     return Record(run_training(asked, out, resume=resume, overwrite=overwrite, observer=observer))
 
 

@@ -209,20 +209,7 @@ def test_a_document_in_company_equals_one_alone(recipe: str) -> None:
     torch.testing.assert_close(logits[:, 5:], model(ids[:, 5:])[0], **TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        pytest.param(
-            recipe,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a state does not hold the document numbers that n-grams across calls need"
-            )
-            if "hashed" in recipe
-            else (),
-        )
-        for recipe in GRID
-    ],
-)
+@every_recipe
 @torch.no_grad()
 def test_any_split_of_documents_equals_one_call(recipe: str) -> None:
     model = make_decoder(recipe)
@@ -231,6 +218,14 @@ def test_any_split_of_documents_equals_one_call(recipe: str) -> None:
     for splits in ([2], [3], [1, 4], [7]):
         pieces, _ = run(model, ids, splits, SEGMENTS)
         torch.testing.assert_close(pieces, whole, **TOLERANCE)
+
+
+def test_segments_in_only_some_calls_are_refused() -> None:
+    model = make_decoder(next(iter(GRID)))
+    ids = make_ids(2, SEQ_LEN)
+    _, state = model(ids)
+    with pytest.raises(StateError, match="segments must be given in every call"):
+        model(ids, state, SEGMENTS)
 
 
 @every_recipe

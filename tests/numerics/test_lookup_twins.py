@@ -19,4 +19,3 @@ def test_values_and_gradients_are_those_of_indexing(rows: int, width: int, shape
     (expected,) = torch.autograd.grad((plain * weights).sum(), table)
     # sums of at most 99 products of standard normals, in another order.
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
-

@@ -7,12 +7,15 @@ import typer
 from rhapsode.cli import options
 from rhapsode.cli.output import print_json, say
 from rhapsode.errors import UserError
+from rhapsode.runfolder import RunFolder
 
 
 def train(
     sources: Annotated[list[str] | None, options.Sources.__metadata__[0]] = None,
     out: Annotated[str | None, typer.Option("--out", help="Folder of the new run.")] = None,
-    recipe: options.RecipeName = "rhapsode",
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="A shipped recipe (rhapsode list recipes) or a TOML file.")
+    ] = None,
     params: options.Params = None,
     minutes: options.Minutes = None,
     tokens: options.Tokens = None,
@@ -105,7 +108,8 @@ def train(
         )
     except KeyboardInterrupt:
         progress.close()
-        say(f"stopped; the checkpoint is saved. Go on with: rhapsode train --resume --out {out}")
+        if RunFolder(out).exists():
+            say(f"stopped. Go on with: rhapsode train --resume --out {out}")
         raise
     finally:
         progress.close()

@@ -36,7 +36,7 @@ class ModelConfig(Config):
     """Normalisation before each half layer and before the head."""
     embed_norm: bool = True
     """Normalise the embedding as well."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    mlp_ratio: float = Field(default=4.0, ge=0.25)
     """Width of the feed-forward over the model's."""
     init: Literal["zero_outputs", "gpt2"] = "zero_outputs"
     """Each half layer and the head start at zero, or normal weights of deviation 0.02."""

@@ -23,11 +23,13 @@ class DecoderState:
     """What a decoder carries between calls. Never changed in place.
 
     `position` is the number of the next token; `history` int64 (B, context + added) ends with the ids of
-    the last call; `mixers` has one state a layer.
+    the last call, and `history_segments` with their document numbers, if there are any; `mixers` has one
+    state a layer.
     """
 
     position: int
     history: Tensor
+    history_segments: Tensor | None
     added: int
     mixers: tuple[Any, ...]
 
@@ -94,13 +96,9 @@ class Decoder(nn.Module):
                 f"a sequence must fit model.seq_len with learned positions; got {start + length} ids for {limit}. "
                 "Shorten it or use a recipe with rotary positions."
             )
-        context = self.embedder.context
-        if state is None:
-            past = torch.zeros(ids.shape[0], context, dtype=ids.dtype, device=ids.device)
-        else:
-            past = state.history[:, state.history.shape[1] - context :]
+        past, past_segments = self._past(ids, state, segments)
         positions = torch.arange(start, start + length, device=ids.device)
-        x = self.embedder(ids, past, segments)
+        x = self.embedder(ids, past, segments, past_segments)
         if self.position_table is not None:
             x = x + self.position_table(positions)
         x = x.to(self.compute_dtype)
@@ -110,8 +108,24 @@ class Decoder(nn.Module):
         for layer, block in enumerate(self.blocks):
             x, mixer_state = block(x, None if state is None else state.mixers[layer], positions, segments)
             mixers.append(mixer_state)
-        new_state = DecoderState(start + length, torch.cat([past, ids], dim=1), length, tuple(mixers))
-        return self.final_norm(x), new_state
+        history = torch.cat([past, ids], dim=1)
+        numbers = None if segments is None else torch.cat([past_segments, segments], dim=1)
+        return self.final_norm(x), DecoderState(start + length, history, numbers, length, tuple(mixers))
+
+    def _past(self, ids: Tensor, state: DecoderState | None, segments: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the ids before these that the embedder looks at, and their document numbers.
+
+        Before the beginning stands id 0, which belongs to no document.
+        """
+        context = self.embedder.context
+        if state is None:
+            empty = ids.new_zeros(ids.shape[0], context)
+            return empty, torch.full_like(empty, -1) if segments is None else segments.new_full(empty.shape, -1)
+        if (segments is None) != (state.history_segments is None):
+            raise StateError("segments must be given in every call of a sequence or in none; they were in some.")
+        start = state.history.shape[1] - context
+        numbers = state.history if state.history_segments is None else state.history_segments
+        return state.history[:, start:], numbers[:, start:]
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N C"]:
         """Return float32 logits for vectors from `hidden`."""
@@ -135,9 +149,11 @@ class Decoder(nn.Module):
     def rewind(self, state: DecoderState, keep: int) -> DecoderState:
         """Return the state as if the last call had been given only its first `keep` ids."""
         drop = state.added - keep
+        end = state.history.shape[1] - drop
         return DecoderState(
             state.position - drop,
-            state.history[:, : state.history.shape[1] - drop],
+            state.history[:, :end],
+            None if state.history_segments is None else state.history_segments[:, :end],
             keep,
             tuple(
                 cast(Mixer, block.mixer).rewind(mixer_state, keep)
@@ -146,16 +162,16 @@ class Decoder(nn.Module):
         )
 
     def num_parameters(self) -> int:
-        """Return the number of scalars that training changes, shared ones once."""
+        """Return the number of scalars, shared ones once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Fill every parameter. All of initialisation is this table.
 
-        zero_outputs: embeddings N(0, 1), n-gram tables 0, matrices uniform with variance 1 / inputs, the
-        last matrix of each half layer and the head 0: at the start every layer is the identity and every
-        token equally likely. gpt2: N(0, 0.02), last matrices by 1 / sqrt(2 layers) (Radford et al. 2019).
+        zero_outputs: embeddings N(0, 1), n-gram tables of the model's width 0, matrices uniform with
+        variance 1 / inputs, the last matrix of each half layer and the head 0: at the start every layer is
+        the identity and every token equally likely. gpt2: N(0, 0.02), last matrices by 1 / sqrt(2 layers) (Radford et al. 2019).
         """
         gpt2 = self.config.init == "gpt2"
         last_scale = (2 * len(self.blocks)) ** -0.5

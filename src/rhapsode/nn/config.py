@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rhapsode.config import Config
+from rhapsode.errors import UserError
 from rhapsode.registry import Registry
 
 EMBEDDERS = Registry(
@@ -48,6 +49,16 @@ class HashedNgramsConfig(Config):
 
     orders: tuple[int, ...] = (2, 3)
     """Lengths of the n-grams, in tokens, each with a table of its own."""
+
+    @field_validator("orders")
+    @classmethod
+    def _different_lengths(cls, orders: tuple[int, ...]) -> tuple[int, ...]:
+        if not orders or min(orders) < 2 or len(set(orders)) < len(orders):
+            raise UserError(
+                f"model.hashed_ngrams.orders must be different lengths of at least 2; got {list(orders)}. Try [2, 3]."
+            )
+        return orders
+
     num_buckets: int | None = Field(default=None, ge=1)
     """Rows of each table; without it, the parameter budget decides."""
     dim: int | None = Field(default=None, ge=1)

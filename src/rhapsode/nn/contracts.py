@@ -32,7 +32,7 @@ class Mixer(Protocol):
         Args:
             x: float, any precision.
             state: of the last call; `None` at the start of a sequence.
-            positions: int64, absolute.
+            positions: int64, absolute and consecutive; a sequence begins at 0.
             segments: int, document numbers; a position sees only its own document's. `None`: all one.
         """
         ...

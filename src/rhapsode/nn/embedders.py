@@ -3,7 +3,6 @@
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -23,7 +22,11 @@ class TableEmbedder(nn.Module):
         self.table = nn.Embedding(vocab_size, width)
 
     def forward(
-        self, ids: Int[Tensor, "B T"], past: Int[Tensor, "B 0"], segments: Int[Tensor, "B T"] | None = None
+        self,
+        ids: Int[Tensor, "B T"],
+        past: Int[Tensor, "B 0"],
+        segments: Int[Tensor, "B T"] | None = None,
+        past_segments: Int[Tensor, "B 0"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Look up each id."""
         return look_up(self.table.weight, ids)
@@ -51,31 +54,42 @@ class HashedNgramEmbedder(nn.Module):
         self.projections = nn.ModuleList(Linear(dim, width) for _ in self.orders) if config.dim else None
 
     def forward(
-        self, ids: Int[Tensor, "B T"], past: Int[Tensor, "B P"], segments: Int[Tensor, "B T"] | None = None
+        self,
+        ids: Int[Tensor, "B T"],
+        past: Int[Tensor, "B P"],
+        segments: Int[Tensor, "B T"] | None = None,
+        past_segments: Int[Tensor, "B P"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Look up each id and its n-grams.
 
         Args:
             past: the `context` ids before these, 0 where there are none.
             segments: document numbers; an n-gram stays inside its document.
+            past_segments: document numbers of `past`; with `segments` only.
         """
         total = look_up(self.table.weight, ids)
         history = torch.cat([past, ids], dim=1)
+        numbers = None
+        if segments is not None and past_segments is not None:
+            numbers = torch.cat([past_segments, segments], dim=1)
         for index, order in enumerate(self.orders):
-            table = cast(nn.Embedding, self.ngram_tables[index])
-            if segments is None:
-                buckets = hash_ngrams(history[:, self.context - order + 1 :], order, self.num_buckets)
+            skip = self.context - order + 1
+            if numbers is None:
+                buckets = hash_ngrams(history[:, skip:], order, self.num_buckets)
             else:
-                buckets = self._hash_within(ids, segments, order, self.num_buckets)
+                buckets = _hash_within(history[:, skip:], numbers[:, skip:], order, self.num_buckets)
+            table = cast(nn.Embedding, self.ngram_tables[index])
             vectors = look_up(table.weight, buckets)
             total = total + (vectors if self.projections is None else self.projections[index](vectors))
         return total
 
-    def _hash_within(self, ids: Tensor, segments: Tensor, order: int, num_buckets: int) -> Tensor:
-        batch, length = ids.shape
-        padded = F.pad(ids, (order - 1, 0))
-        numbers = F.pad(segments, (order - 1, 0), value=-1)
-        windows = padded.unfold(1, order, 1)
-        inside = numbers.unfold(1, order, 1) == segments[:, :, None]
-        grams = torch.where(inside, windows, 0).reshape(batch * length, order)
-        return hash_ngrams(grams, order, num_buckets).view(batch, length)
+
+def _hash_within(
+    history: Int[Tensor, "B S"], numbers: Int[Tensor, "B S"], order: int, num_buckets: int
+) -> Int[Tensor, "B T"]:
+    """Hash the n-gram that ends at each position, with 0 for every id of another document."""
+    windows = history.unfold(1, order, 1)
+    inside = numbers.unfold(1, order, 1) == numbers[:, order - 1 :, None]
+    grams = torch.where(inside, windows, 0)
+    batch, length, _ = grams.shape
+    return hash_ngrams(grams.reshape(batch * length, order), order, num_buckets).view(batch, length)

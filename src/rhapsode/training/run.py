@@ -299,11 +299,9 @@ def _saved_model(folder: RunFolder) -> ModelConfig:
 
 
 def _same_request(request: Request, saved: dict[str, Any]) -> Request:
-    """Return the request that the run began with, after checking that nothing else is asked for now."""
+    """Return the request, after checking that it is what the run began with."""
     began = saved["request"]
     now = request.as_json()
-    if not request.sources:
-        now["sources"] = began["sources"]
     for name in ("sources", "tokenizer", "init"):
         if now[name] != began[name]:
             raise StateError(
@@ -317,7 +315,7 @@ def _same_request(request: Request, saved: dict[str, Any]) -> Request:
             f"resume must repeat the recipe; {name} was {was!r} and is now {wanted!r}. "
             "Repeat it, or train again with --overwrite."
         )
-    return Request(now["sources"], request.recipe, request.tokenizer, request.init)
+    return request
 
 
 def _first_difference(was: Any, now: Any, path: str) -> tuple[str, Any, Any] | None:
