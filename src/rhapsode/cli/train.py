@@ -7,14 +7,14 @@ import typer
 from rhapsode.cli import options
 from rhapsode.cli.output import print_json, say
 from rhapsode.errors import UserError
-from rhapsode.runfolder import RunFolder
 
 
 def train(
     sources: Annotated[list[str] | None, options.Sources.__metadata__[0]] = None,
     out: Annotated[str | None, typer.Option("--out", help="Folder of the new run.")] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="A shipped recipe (rhapsode list recipes) or a TOML file.")
+        str | None,
+        typer.Option("--recipe", help="A shipped recipe (rhapsode list recipes; default rhapsode) or a TOML file."),
     ] = None,
     params: options.Params = None,
     minutes: options.Minutes = None,
@@ -22,7 +22,9 @@ def train(
     steps: options.Steps = None,
     epochs: options.Epochs = None,
     init: Annotated[str | None, typer.Option("--init", help="Run to start from, on new text.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; what is not given is as it was.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     tokenizer: options.TokenizerName = None,
     max_vocab_size: options.VocabSize = None,
@@ -91,6 +93,7 @@ def train(
     )
     from rhapsode import api
     from rhapsode.cli.progress import TrainingProgress
+    from rhapsode.runfolder import RunFolder
 
     progress = TrainingProgress()
     try:

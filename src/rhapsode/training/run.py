@@ -124,7 +124,7 @@ def run_training(
         started = time.perf_counter()
         saved = read_json(folder.open().run) if resume else None
         if saved is not None:
-            request = _same_request(request, saved)
+            _check_same_request(request, saved)
         setup = _prepare(request, folder, saved, observer)
         apply_hardware(setup.hardware)
         controls = control_figures(setup.corpus.train, setup.corpus.validation, setup.corpus.tokenizer)
@@ -298,8 +298,8 @@ def _saved_model(folder: RunFolder) -> ModelConfig:
     return build_config(Recipe, read_toml(folder.open().recipe)).model
 
 
-def _same_request(request: Request, saved: dict[str, Any]) -> Request:
-    """Return the request, after checking that it is what the run began with."""
+def _check_same_request(request: Request, saved: dict[str, Any]) -> None:
+    """Refuse a request that is not what the run began with."""
     began = saved["request"]
     now = request.as_json()
     for name in ("sources", "tokenizer", "init"):
@@ -315,7 +315,6 @@ def _same_request(request: Request, saved: dict[str, Any]) -> Request:
             f"resume must repeat the recipe; {name} was {was!r} and is now {wanted!r}. "
             "Repeat it, or train again with --overwrite."
         )
-    return request
 
 
 def _first_difference(was: Any, now: Any, path: str) -> tuple[str, Any, Any] | None:
