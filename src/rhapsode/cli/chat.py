@@ -24,10 +24,11 @@ def chat(run: options.Run, device: options.Device = None) -> None:
 def converse(run: str, settings: dict[str, Any], device: str | None) -> None:
     """Read prompts and commands until `quit`, end of input or Ctrl-C at the prompt."""
     from rhapsode import api
+    from rhapsode.config import build_config
     from rhapsode.generation.config import GenerationConfig
 
     model = api.load(run, device=device or "auto")
-    config = GenerationConfig(**settings)
+    config = build_config(GenerationConfig, settings, "generation")
     say(f"{model.folder.path}: {model.decoder.num_parameters():,} parameters. help for help, quit to leave.")
     last: Any = None
     while True:

@@ -111,7 +111,8 @@ def _read_prompts(path: str) -> list[str]:
         raise UserError(f"--input must be a readable file; got {path}: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--input must be UTF-8 text; {path} is not, at byte {error.start}.") from None
-    lines = text.splitlines()
+    # a line ends at a newline only: splitlines also cuts at characters that JSON leaves inside a string.
+    lines = text.removesuffix("\n").split("\n") if text else []
     if not lines:
         raise UserError(f"--input must hold at least one prompt; got {path}, which is empty.")
     if not path.endswith(".jsonl"):

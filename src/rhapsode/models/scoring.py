@@ -34,7 +34,8 @@ def score_tokens(
     seq_len = model.config.seq_len
     device = next(model.parameters()).device
     pieces = []
-    for inputs, targets, mask in sliding_windows(tokens, seq_len, stride or max(1, seq_len // 4), batch_size):
+    stride = max(1, seq_len // 4) if stride is None else stride
+    for inputs, targets, mask in sliding_windows(tokens, seq_len, stride, batch_size):
         losses = model.loss(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
         pieces.append(losses.cpu().numpy()[mask])
         if progress is not None:
