@@ -171,7 +171,8 @@ class Decoder(nn.Module):
 
         zero_outputs: embeddings N(0, 1), n-gram tables of the model's width 0, matrices uniform with
         variance 1 / inputs, the last matrix of each half layer and the head 0: at the start every layer is
-        the identity and every token equally likely. gpt2: N(0, 0.02), last matrices by 1 / sqrt(2 layers) (Radford et al. 2019).
+        the identity and every token equally likely. gpt2: N(0, 0.02), last matrices by 1 / sqrt(2 layers)
+        (Radford et al. 2019).
         """
         gpt2 = self.config.init == "gpt2"
         last_scale = (2 * len(self.blocks)) ** -0.5
