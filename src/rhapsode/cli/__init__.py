@@ -54,6 +54,9 @@ def run(arguments: Sequence[str]) -> int:
         # whoever read our output has gone; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    # typer turns Ctrl-C inside a command into this code.
+    if code == 130:
+        return _fail("interrupted.", 130)
     return code if isinstance(code, int) else 0
 
 

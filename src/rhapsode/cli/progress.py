@@ -41,7 +41,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def _say(self, sentence: str) -> None:
-        self._console.print(sentence, highlight=False, markup=False)
+        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def _report(self, line: Report) -> None:
         if line.val_bits_per_byte is not None:
