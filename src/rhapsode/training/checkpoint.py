@@ -67,6 +67,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Progress]:
     expected = {field.name for field in fields(Progress)} | {"sha256"}
     if set(header) != expected:
         raise StateError(f"{path} must be a checkpoint of this program; its entries are {sorted(header)}.")
+    for name in expected - {"sha256"}:
+        optional = name == "best_nats" and header[name] is None
+        if not optional and (isinstance(header[name], bool) or not isinstance(header[name], int | float)):
+            raise StateError(f"{path} must be a checkpoint of this program; its {name} is {header[name]!r}.")
     if not tensors_path.is_file():
         raise StateError(f"{tensors_path} must be there beside {path.name}; it is missing. Train again.")
     if hash_file(tensors_path) != header.pop("sha256"):

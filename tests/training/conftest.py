@@ -1,0 +1,24 @@
+"""Text that every test here may train on, and no second thread for matrices this small."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny_runs import write_texts
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A training sets the number of threads of its process; give it back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight documents of random words, about 9 kB; read-only."""
+    return write_texts(tmp_path_factory.mktemp("source") / "texts")
