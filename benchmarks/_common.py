@@ -38,7 +38,8 @@ def write_result(name: str, rows: Sequence[Mapping[str, Any]], **extra: Any) -> 
     Args:
         rows: one mapping a figure; rows with the same `measure` share a table.
         extra: what holds for all rows. `title` and `note` stand over the tables; `goals` is a list of mappings
-            with `what`, `value`, `limit` and `met`; `peers` maps packages compared with to their versions.
+            with `what`, `value`, `limit`, `met` and perhaps `beside`, a peer's figure in words; `peers` maps packages
+            compared with to their versions; `columns` maps a `measure` to the keys that its table shows.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
