@@ -14,7 +14,7 @@ import pytest
 
 from rhapsode import api
 from rhapsode.runfolder import RunFolder
-from rhapsode.training.checkpoint import latest_checkpoint
+from rhapsode.training.checkpoint import latest_checkpoint, load_checkpoint
 from rhapsode.training.loop import Report
 from rhapsode.training.run import Observer
 from tiny_runs import FLAGS, fingerprint, read_metrics, train_tiny
@@ -65,8 +65,6 @@ def test_a_resumed_run_is_the_same_run(
     "training",
     [
         {"precision": "bfloat16"},
-        # the scale grows and falls, and is part of the state.
-        {"precision": "float16", "learning_rate": 0.2},
         {
             "gradient_accumulation_steps": 3,
             "batch_size": 2,
@@ -83,6 +81,17 @@ def test_every_setting_resumes_exactly(source: Path, tmp_path: Path, training: d
     train_tiny(source, tmp_path / "whole", **request)
     train_stopped(source, tmp_path / "stopped", [5], **request)
     assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+
+
+def test_the_scale_of_the_loss_is_resumed(source: Path, tmp_path: Path) -> None:
+    # at this rate a gradient overflows on the way, and the scale is halved.
+    request = {"settings": {"training": {"precision": "float16", "learning_rate": 3.0}}}
+    train_tiny(source, tmp_path / "whole", **request)
+    train_stopped(source, tmp_path / "stopped", [9], **request)
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+    checkpoint = latest_checkpoint(RunFolder(tmp_path / "whole"))
+    assert checkpoint is not None
+    assert load_checkpoint(checkpoint)[0]["scaler.scale"] < 65536
 
 
 def test_a_stop_after_the_last_step_leaves_the_last_evaluation_to_do(source: Path, tmp_path: Path) -> None:
