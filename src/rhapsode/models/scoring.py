@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rhapsode.errors import UserError
 from rhapsode.models.decoder import Decoder
 from rhapsode.ops.statistics import ratio_interval
 from rhapsode.text.batches import sliding_windows
@@ -65,6 +66,9 @@ def score_figures(
 
     Returns:
         `bits_per_byte` and its 95 % `interval`, `nats_per_token` and its `nats_interval`, `n` tokens scored.
+
+    Raises:
+        UserError: if there are fewer than 2 tokens of text to score.
     """
     if max_tokens is not None and len(tokens) > max_tokens:
         tokens = TokenArray(tokens.ids[:max_tokens], tokens.doc_starts, 0)
@@ -72,6 +76,8 @@ def score_figures(
     targets = np.asarray(tokens.ids)[1:]
     sizes = tokenizer.num_bytes[targets].astype(np.float64)
     text = sizes > 0
+    if text.sum() < 2:
+        raise UserError(f"text must hold at least 2 tokens that can be scored; got {text.sum()}. Give more text.")
     return {
         "bits_per_byte": bits_per_byte(nats, targets, tokenizer.num_bytes),
         "interval": list(ratio_interval(nats[text].astype(np.float64) / np.log(2.0), sizes[text])),

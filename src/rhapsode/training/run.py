@@ -67,6 +67,7 @@ class Setup:
 
     data: Data
     corpus: Corpus
+    sampler: WindowSampler
     plan: Plan
     hardware: Hardware
 
@@ -134,7 +135,8 @@ def run_training(
         )
         model = build_decoder(setup.plan.model, request.recipe.training.seed, setup.hardware.device)
         if request.init is not None and not (resume and latest_checkpoint(folder)):
-            load_weights(RunFolder(request.init).model, model, None)
+            init = RunFolder(request.init)
+            load_weights(init.model, model, read_json(init.run).get("weights_sha256"))
         loop = _loop(request.recipe, folder, setup, model, observer)
         # only now that nothing asked for can be wrong: what stood here before is lost from here on.
         if not resume:
@@ -186,7 +188,18 @@ def _prepare(request: Request, folder: RunFolder, saved: dict[str, Any] | None, 
     if saved is not None:
         hardware = _same_hardware(hardware, recipe, saved)
     observer.say(describe_plan(plan))
-    return Setup(data, corpus, plan, hardware)
+    training = recipe.training
+    sampler = WindowSampler(corpus.train, plan.model.seq_len, training.batch_size, training.seed)
+    _check_validation(corpus, recipe)
+    return Setup(data, corpus, sampler, plan, hardware)
+
+
+def _check_validation(corpus: Corpus, recipe: Recipe) -> None:
+    """Refuse, before anything is trained, what could not be measured afterwards."""
+    scored = int((corpus.tokenizer.num_bytes[corpus.validation.ids[1:]] > 0).sum())
+    if scored < 2:
+        name = "--val-split must leave" if recipe.data.val_file is None else "--val-file must hold"
+        raise UserError(f"{name} at least 2 tokens of text to measure on; got {scored}. Give more text.")
 
 
 def describe_plan(plan: Plan) -> str:
@@ -211,12 +224,11 @@ def _plan(recipe: Recipe, params: int, vocab_size: int, tokens_per_epoch: int) -
 
 def _loop(recipe: Recipe, folder: RunFolder, setup: Setup, model: Decoder, observer: Observer) -> Loop:
     training, corpus = recipe.training, setup.corpus
-    sampler = WindowSampler(corpus.train, setup.plan.model.seq_len, training.batch_size, training.seed)
     tokens_per_step = training.batch_size * training.gradient_accumulation_steps * setup.plan.model.seq_len
     return Loop(
         model=model,
         optimizers=build_optimizers(model, training),
-        sampler=sampler,
+        sampler=setup.sampler,
         validation=corpus.validation,
         num_bytes=corpus.tokenizer.num_bytes,
         config=training,
