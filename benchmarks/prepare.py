@@ -1,6 +1,6 @@
 """What preparing text costs: megabytes a second, peak memory, and what it saves a run.
 
-    python benchmarks/prepare.py [--sizes-mb 10 1000] [--folder /tmp]
+    python benchmarks/prepare.py [--sizes-mb 10 100 1000] [--folder /tmp]
 
 The text is the standard library's source, repeated with another name in each copy. Each figure comes from a fresh
 process, so that its peak memory is its own (preparing uses threads, so there are no children to add). Linux only.
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 def main() -> None:
     """Run every measurement and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes-mb", type=int, nargs="+", default=[10, 1000])
+    parser.add_argument("--sizes-mb", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--folder", type=Path, help="where to put the text; default: a temporary folder")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
