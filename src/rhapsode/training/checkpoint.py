@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -130,6 +131,5 @@ def fill_parameters(model: nn.Module, tensors: dict[str, Tensor], where: str) ->
 def _parse(path: Path) -> dict[str, Any]:
     try:
         return load(path.read_bytes())
-    except Exception as error:
-        # safetensors raises its own error type for a malformed header, and ValueError for others.
+    except SafetensorError as error:
         raise StateError(f"{path} must be a safetensors file; got: {error}.") from None
