@@ -2,6 +2,8 @@
 
 import os
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ install_import_hook("rhapsode", "shape_checker.check")
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every test its own home and refuse connections."""
+def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give every test its own home, refuse connections, and undo the processor mode that a training sets."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
@@ -25,6 +27,10 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         raise AssertionError("a test tried to reach the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield
+    if "torch" in sys.modules:
+        # hypothesis refuses to draw floats where denormals are flushed.
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture
