@@ -1,6 +1,7 @@
 """From a parameter budget to vocabulary, width and depth, counted exactly on the meta device."""
 
 import math
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -23,6 +24,14 @@ VOCAB_SHARE = 0.2
 @lru_cache(maxsize=65_536)
 def count_parameters(config: ModelConfig) -> int:
     """Return the exact number of trainable scalars of a config whose sizes are all given; nothing is allocated."""
+    period = len(config.mix.split())
+    cycles, rest = divmod(config.num_layers or 0, period)
+    if cycles > 2:
+        # layers repeat, so that a deep model need not be built to be counted.
+        one, two, shallow = (
+            count_parameters(_with(config, num_layers=layers)) for layers in (period, 2 * period, period + rest)
+        )
+        return shallow + (cycles - 1) * (two - one)
     with torch.device("meta"):
         return Decoder(config).num_parameters()
 
@@ -95,27 +104,35 @@ def _widths(model: ModelConfig, limit: int, granularity: int) -> Iterator[int]:
         yield model.width
         return
     ideal = _ideal_width(limit)
-    start = max(MIN_WIDTH, int(ideal / 2.5) // granularity * granularity)
-    yield from range(start, int(ideal * 2) + granularity, granularity)
+    usual = [width for width in range(MIN_WIDTH, int(ideal * 2) + granularity, granularity) if _has_heads(model, width)]
+    start = next((width for width in usual if width >= int(ideal / 2.5) // granularity * granularity), None)
+    # narrower than usual only where a large vocabulary leaves no room: many narrow layers are slow.
+    narrow = start is None or count_parameters(_body(model, start, 1)) > limit
+    yield from (width for width in usual if narrow or start is None or width >= start)
+
+
+def _body(model: ModelConfig, width: int, num_layers: int) -> ModelConfig:
+    """Fill in sizes, with the smallest tables where they are free."""
+    return _with(
+        model,
+        width=width,
+        num_layers=num_layers,
+        num_heads=model.num_heads or _choose_heads(model, width),
+        hashed_ngrams=_with_buckets(model, 1) if _buckets_free(model) else model.hashed_ngrams,
+    )
 
 
 def _depths(model: ModelConfig, width: int, limit: int) -> Iterator[ModelConfig]:
     """Yield the deepest body of this width within the limit, and the next shallower."""
-    base = _with(
-        model,
-        width=width,
-        num_heads=model.num_heads or _choose_heads(model, width),
-        hashed_ngrams=_with_buckets(model, 1) if _buckets_free(model) else model.hashed_ngrams,
-    )
     if model.num_layers:
-        yield _with(base, num_layers=model.num_layers)
+        yield _body(model, width, model.num_layers)
         return
-    one = count_parameters(_with(base, num_layers=1))
-    per_layer = count_parameters(_with(base, num_layers=2)) - one
+    one = count_parameters(_body(model, width, 1))
+    per_layer = count_parameters(_body(model, width, 2)) - one
     deepest = 1 + (limit - one) // per_layer
     for layers in (deepest, deepest - 1):
         if layers >= 1:
-            yield _with(base, num_layers=layers)
+            yield _body(model, width, layers)
 
 
 def _fill_tables(model: ModelConfig, params: int) -> ModelConfig:
@@ -126,14 +143,9 @@ def _fill_tables(model: ModelConfig, params: int) -> ModelConfig:
 
 
 def _smallest(model: ModelConfig) -> int:
-    width = model.width or MIN_WIDTH
-    tiny = _with(
-        model,
-        width=width,
-        num_layers=model.num_layers or 1,
-        num_heads=model.num_heads or _choose_heads(model, width),
-        hashed_ngrams=_with_buckets(model, 1) if _buckets_free(model) else model.hashed_ngrams,
-    )
+    # past a multiple of everything that heads ask for, no width is new.
+    widths = (width for width in range(MIN_WIDTH, sys.maxsize, 2) if _has_heads(model, width))
+    tiny = _body(model, model.width or next(widths), model.num_layers or 1)
     # a body may take no more than its share where tables take the rest.
     share = TABLE_SHARE if _buckets_free(model) else 0.0
     return math.ceil(count_parameters(tiny) / (1 - share)) + 1
@@ -149,6 +161,11 @@ def _choose_heads(model: ModelConfig, width: int) -> int:
             f"and width {width}. Try 1."
         )
     return min(valid, key=lambda heads: abs(math.log(width / heads / model.attention.head_dim)))
+
+
+def _has_heads(model: ModelConfig, width: int) -> bool:
+    """Return whether a width can be cut into heads of even size, as many as settings ask for."""
+    return width % (2 * (model.num_heads or model.attention.num_kv_heads or 1)) == 0
 
 
 def _ideal_width(body: float) -> int:
