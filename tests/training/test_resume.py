@@ -132,7 +132,7 @@ def test_a_resume_of_nothing_begins(source: Path, tmp_path: Path, wholes: dict[s
 
 def start(source: Path, out: Path, *flags: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
     """Train in a process of its own, without the shape checker."""
-    command = [sys.executable, "-m", "rhapsode", "train", str(source), "--out", str(out), *FLAGS, *flags]
+    command = [sys.executable, "-m", "rhapsode", "train", str(source), "--out", str(out), *defaults(flags), *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -181,6 +181,13 @@ def test_kill_at_any_moment(source: Path, tmp_path: Path) -> None:
             saved = 0
     finish(start(source, run, *flags, "--resume"))
     assert fingerprint(run) == fingerprint(tmp_path / "whole")
+
+
+def defaults(flags: tuple[str, ...]) -> list[str]:
+    """Return the flags of a tiny run, without the settings that `flags` set themselves."""
+    names = {flag.partition("=")[0] for flag in flags if "=" in flag}
+    pairs = zip(FLAGS[::2], FLAGS[1::2], strict=True)
+    return [word for option, value in pairs if value.partition("=")[0] not in names for word in (option, value)]
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
