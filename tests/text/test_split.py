@@ -85,15 +85,15 @@ def test_one_document_is_split_by_position(tmp_path: Path) -> None:
     assert split.by_position
     ninth, calibration = int(len(text) * 0.9), int(len(text) * 0.02)
     expected = {
-        "train": text[: ninth - calibration],
-        "calibration": text[ninth - calibration : ninth],
+        "train": text[calibration:ninth],
+        "calibration": text[:calibration],
         "validation": text[ninth:],
     }
     assert contents(split) == {part: [piece] for part, piece in expected.items()}
     assert split.num_bytes == {part: len(piece.encode()) for part, piece in expected.items()}
     assert split.num_documents == dict.fromkeys(PARTS, 1)
     ends = {part: [(s.begins, s.ends) for s in split.streams(part)] for part in PARTS}
-    assert ends == {"train": [(True, False)], "calibration": [(False, False)], "validation": [(False, True)]}
+    assert ends == {"train": [(False, False)], "calibration": [(True, False)], "validation": [(False, True)]}
     assert open_sources([str(path)], DataConfig(split_seed=5)).data_hash == split.data_hash
     assert max(map(len, split.texts("train"))) <= 2 * PIECE_CHARS
     assert "".join(split.texts("train")) == expected["train"]
@@ -104,7 +104,7 @@ def test_fewer_than_three_different_documents_are_split_by_position(texts: list[
     split = split_documents([Document("x", text) for text in texts], DataConfig())
     parts = contents(split)
     for i, text in enumerate(texts):
-        assert parts["train"][i] + parts["calibration"][i] + parts["validation"][i] == text
+        assert parts["calibration"][i] + parts["train"][i] + parts["validation"][i] == text
         assert parts["validation"][i] == text[int(len(text) * 0.9) :]
     assert split.info()["split"] == "by position in each document"
 

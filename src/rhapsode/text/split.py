@@ -73,7 +73,7 @@ class TextSplit:
 
     With three or more different documents whole documents are assigned, by a hash of their content and `split_seed`,
     so that order and names do not matter and copies of a document stay together. With fewer, each document is split
-    by position: train, then calibration, then validation at the end, as nanoGPT does. With a `val_file` validation is
+    by position: calibration, then train, then validation at the end, as nanoGPT has it. With a `val_file` validation is
     that file; documents of the sources that also stand in it are left out. Empty documents are left out too.
 
     Opening reads everything once for hashes and sizes; each use of a part reads it again, and a text that has changed
