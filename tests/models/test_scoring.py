@@ -131,9 +131,7 @@ def test_figures_are_those_of_the_scores() -> None:
 def test_text_too_short_to_score() -> None:
     tokenizer = BytesTokenizer()
     one = TokenArray(np.array([tokenizer.bos_id, 65, tokenizer.eos_id], np.uint16), np.zeros(1, np.int64), 1)
-    with pytest.raises(
-        UserError, match=r"^text must hold at least 2 tokens that can be scored; got 1\. Give"
-    ):
+    with pytest.raises(UserError, match=r"^text must hold at least 2 tokens that can be scored; got 1\. Give"):
         score_figures(make_model(), one, tokenizer)
     with pytest.raises(UserError, match=r"^text must hold at least 2 tokens to be scored; got 1\. Give more text\.$"):
         score_tokens(make_model(), make_tokens(1))
