@@ -66,7 +66,7 @@ def test_ids_are_those_of_each_document(any_tokenizer: Tokenizer, by_position: b
 def test_a_split_document_begins_and_ends_once(bpe: Tokenizer) -> None:
     corpus = encode_split(split_documents([Document("x", "some words é " * 500)], DataConfig()), bpe)
     specials = [np.isin(array.ids, [1, 2]).nonzero()[0].tolist() for array in arrays(corpus).values()]
-    assert specials == [[0], [len(corpus.validation) - 1], []]
+    assert specials == [[], [len(corpus.validation) - 1], [0]]
     assert corpus.validation.ids[-1] == bpe.eos_id
     text = b"".join(bpe.decode_bytes(array.ids) for array in (corpus.train, corpus.calibration, corpus.validation))
     assert text.decode() == "some words é " * 500

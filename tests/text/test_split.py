@@ -130,8 +130,8 @@ def test_a_file_for_validation_beside_one_document(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("val")
     split = open_sources([f"{tmp_path}/a.txt"], DataConfig(val_file=f"{tmp_path}/v.txt"))
     assert contents(split) == {
-        "train": [("0123456789" * 10)[:98]],
-        "calibration": ["89"],
+        "train": [("0123456789" * 10)[2:]],
+        "calibration": ["01"],
         "validation": ["val"],
     }
     assert split.num_documents == dict.fromkeys(PARTS, 1)
