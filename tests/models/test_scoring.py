@@ -128,6 +128,23 @@ def test_figures_are_those_of_the_scores() -> None:
     assert head["n"] == 99
 
 
+def test_isolated_documents_are_scored_as_if_each_came_alone() -> None:
+    model = make_model()
+    rng = np.random.default_rng(4)
+    documents = [
+        np.concatenate([[BytesTokenizer.bos_id], rng.integers(3, 259, n), [BytesTokenizer.eos_id]]) for n in (5, 9, 30)
+    ]
+    ids = np.concatenate(documents).astype(np.uint16)
+    starts = np.cumsum([0, *(len(d) for d in documents[:-1])])
+    together = TokenArray(ids, starts, len(ids) - 6)
+    isolated = score_tokens(model, together, stride=1, isolate_documents=True)
+    for document, start in zip(documents[:2], starts, strict=False):
+        alone = score_tokens(model, TokenArray(document.astype(np.uint16), np.zeros(1, np.int64), 0), stride=1)
+        np.testing.assert_allclose(isolated[start : start + len(alone)], alone, rtol=1e-4, atol=1e-5)
+    mixed = score_tokens(model, together, stride=1)
+    assert np.abs(mixed - isolated)[len(documents[0]) :].max() > 1e-3
+
+
 def test_text_too_short_to_score() -> None:
     tokenizer = BytesTokenizer()
     one = TokenArray(np.array([tokenizer.bos_id, 65, tokenizer.eos_id], np.uint16), np.zeros(1, np.int64), 1)

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _fail(str(error), error.exit_code)
     except TyperException as error:
-        return _fail(error.format_message(), error.exit_code)
+        return _fail(error.format_message().rstrip(".") + ".", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted.", 130)
     except BrokenPipeError:

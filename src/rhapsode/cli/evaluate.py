@@ -21,6 +21,8 @@ def evaluate(
 ) -> None:
     """Measure a model; every figure with n and a 95 % interval."""
     from rhapsode import api
+    from rhapsode.evaluation.config import SUITES
 
+    SUITES.check(suite, "--suite")
     result = api.load(run, device=device or "auto").evaluate(suite, data=data, stride=stride, seed=seed)
     (print_json if json else print_table)(result)

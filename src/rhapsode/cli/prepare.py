@@ -41,9 +41,9 @@ def prepare(
     split = open_sources(sources, data)
     chosen = load_tokenizer(path) if path is not None else train_tokenizer(split.texts("train"), config)
     started = time.perf_counter()
-    with Progress(
-        BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("encode", total=None)
         corpus = encode(split, chosen, out, lambda done, total: bar.update(task, completed=done, total=total), workers)
     seconds = time.perf_counter() - started

@@ -40,7 +40,13 @@ class Perplexity:
             controls = _fit_controls(subject, tokens)
         return {
             "data": data or "validation",
-            **score_figures(subject.decoder, tokens, subject.tokenizer, None, stride),
+            **score_figures(
+                subject.decoder,
+                tokens,
+                subject.tokenizer,
+                stride=stride,
+                isolate_documents=subject.isolate_documents,
+            ),
             **controls,
         }
 

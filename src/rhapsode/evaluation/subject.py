@@ -16,3 +16,8 @@ class Subject:
     decoder: Decoder
     tokenizer: Tokenizer
     header: dict[str, Any]
+
+    @property
+    def isolate_documents(self) -> bool:
+        """Whether the run learnt to look at nothing before the beginning of a document."""
+        return bool(self.header["request"]["recipe"]["training"]["isolate_documents"])

@@ -101,4 +101,4 @@ class ModelConfig(Config):
 
 def _nearest_heads(width: int, num_heads: int) -> int:
     valid = [heads for heads in range(1, width // 2 + 1) if width % (2 * heads) == 0]
-    return min(valid, key=lambda heads: abs(heads - num_heads), default=1)
+    return min(valid, key=lambda heads: (abs(heads - num_heads), -heads), default=1)

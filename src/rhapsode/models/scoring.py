@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from rhapsode.errors import UserError
 from rhapsode.models.decoder import Decoder
@@ -21,6 +22,7 @@ def score_tokens(
     *,
     stride: int | None = None,
     batch_size: int = 16,
+    isolate_documents: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Return the negative log-probability in nats of every token but the first, float32 (N - 1,).
@@ -30,6 +32,8 @@ def score_tokens(
 
     Args:
         stride: tokens that a window moves on; default `seq_len // 4`.
+        isolate_documents: look at nothing before the beginning of a token's own document, as a model does that was
+            trained so.
         progress: called with the number of tokens scored since the last call.
     """
     seq_len = model.config.seq_len
@@ -37,11 +41,17 @@ def score_tokens(
     pieces = []
     stride = max(1, seq_len // 4) if stride is None else stride
     for inputs, targets, mask in sliding_windows(tokens, seq_len, stride, batch_size):
-        losses = model.loss(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
+        segments = torch.from_numpy(document_numbers(inputs)).to(device) if isolate_documents else None
+        losses = model.loss(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), segments)
         pieces.append(losses.cpu().numpy()[mask])
         if progress is not None:
             progress(int(mask.sum()))
     return np.concatenate(pieces).astype(np.float32)
+
+
+def document_numbers(inputs: Int64[np.ndarray, "B T"]) -> Int64[np.ndarray, "B T"]:
+    """Return the number of each token's document within its window: how many beginnings came before it."""
+    return np.cumsum(inputs == Tokenizer.bos_id, axis=1)
 
 
 def bits_per_byte(nats: np.ndarray, targets: np.ndarray, num_bytes: np.ndarray) -> float:
@@ -60,7 +70,12 @@ def bits_per_byte(nats: np.ndarray, targets: np.ndarray, num_bytes: np.ndarray) 
 
 
 def score_figures(
-    model: Decoder, tokens: TokenArray, tokenizer: Tokenizer, max_tokens: int | None = None, stride: int | None = None
+    model: Decoder,
+    tokens: TokenArray,
+    tokenizer: Tokenizer,
+    max_tokens: int | None = None,
+    stride: int | None = None,
+    isolate_documents: bool = False,
 ) -> dict[str, Any]:
     """Return static sliding-window figures of a model on encoded text.
 
@@ -72,7 +87,7 @@ def score_figures(
     """
     if max_tokens is not None and len(tokens) > max_tokens:
         tokens = TokenArray(tokens.ids[:max_tokens], tokens.doc_starts, 0)
-    nats = score_tokens(model, tokens, stride=stride)
+    nats = score_tokens(model, tokens, stride=stride, isolate_documents=isolate_documents)
     targets = np.asarray(tokens.ids)[1:]
     sizes = tokenizer.num_bytes[targets].astype(np.float64)
     text = sizes > 0

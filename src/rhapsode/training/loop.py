@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rhapsode.errors import StateError
 from rhapsode.models.decoder import Decoder
+from rhapsode.models.scoring import document_numbers
 from rhapsode.runfolder import RunFolder, write_atomic
 from rhapsode.text.batches import Batch, WindowSampler, sliding_windows
 from rhapsode.text.shards import TokenArray
@@ -156,7 +157,11 @@ class Loop:
         batch_size = max(1, min(self.config.batch_size, len(head) // seq_len))
         for inputs, targets, mask in sliding_windows(head, seq_len, seq_len, batch_size):
             device = self.hardware.device
-            losses = self.model.loss(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device))
+            isolate = self.config.isolate_documents
+            segments = torch.from_numpy(document_numbers(inputs)).to(device) if isolate else None
+            losses = self.model.loss(
+                torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), segments
+            )
             scored = losses.cpu().numpy()[mask].astype(np.float64)
             sizes = self.num_bytes[targets[mask]]
             nats, count = nats + scored.sum(), count + scored.size

@@ -17,6 +17,7 @@ from rhapsode.models.decoder import Decoder, build_decoder
 from rhapsode.models.scoring import score_figures
 from rhapsode.runfolder import FORMAT_VERSION, RunFolder, hash_file, read_json, write_atomic, write_json
 from rhapsode.text.batches import WindowSampler
+from rhapsode.text.config import MIN_VOCAB_SIZE
 from rhapsode.text.shards import Corpus, save_token_array
 from rhapsode.text.tokenizer import Tokenizer, load_tokenizer
 from rhapsode.training.checkpoint import Progress, latest_checkpoint, load_weights
@@ -27,7 +28,7 @@ from rhapsode.training.hardware import Hardware, apply_hardware, resolve_hardwar
 from rhapsode.training.loop import Loop, Report, metrics_of, quiet
 from rhapsode.training.optimizer import build_optimizers
 from rhapsode.training.picture import draw_losses
-from rhapsode.training.plan import Plan, choose_params, make_plan, tokenizer_cap
+from rhapsode.training.plan import BYTES_PER_TOKEN, Plan, choose_params, make_plan, tokenizer_cap
 from rhapsode.training.schedule import build_budget
 
 # positions of validation text that the final figure is taken on; more would outlast a short training.
@@ -78,16 +79,20 @@ def plan_run(request: Request) -> tuple[Plan, Hardware, Data]:
     The vocabulary is taken at its cap. Raises UserError as a training would.
     """
     recipe = request.recipe
+    if request.init is not None:
+        recipe = recipe.model_copy(update={"model": _saved_model(RunFolder(request.init))})
     data = open_data(request.sources, recipe.data)
     params = choose_params(recipe, data.train_bytes)
     given = _given_tokenizer(request)
     if data.corpus is not None:
         given = data.corpus.tokenizer
     if given is not None:
-        vocab_size, per_token = given.vocab_size, 3.2 if given.kind == "bpe" else 1.0
+        vocab_size, per_token = given.vocab_size, BYTES_PER_TOKEN.get(given.kind, 1.0)
     else:
         config = tokenizer_cap(recipe, params)
-        vocab_size, per_token = config.max_vocab_size or 259, 3.2 if config.kind == "bpe" else 1.0
+        # bytes never have more ids than the smallest vocabulary; characters seldom do, and are counted by training.
+        vocab_size = MIN_VOCAB_SIZE if config.kind == "bytes" else config.max_vocab_size or MIN_VOCAB_SIZE
+        per_token = BYTES_PER_TOKEN.get(config.kind, 1.0)
     plan, hardware = _plan(recipe, params, vocab_size, max(1, int(data.train_bytes / per_token)))
     return plan, hardware, data
 
@@ -149,7 +154,7 @@ def run_training(
             "run": str(folder.path),
             "parameters": model.num_parameters(),
             "vocab_size": setup.corpus.tokenizer.vocab_size,
-            **_final_figures(folder, setup, progress),
+            **_final_figures(folder, setup, progress, request.recipe.training.isolate_documents),
             **controls,
             **_costs(request.recipe, setup.plan, progress),
             "setup_seconds": round(setup_seconds, 2),
@@ -178,7 +183,10 @@ def _prepare(request: Request, folder: RunFolder, saved: dict[str, Any] | None, 
         if tokenizer.fingerprint != saved["tokenizer_fingerprint"]:
             raise StateError(f"{folder.tokenizer} must be the tokenizer the run began with; it has changed.")
     else:
-        tokenizer = choose_tokenizer(data, tokenizer_cap(recipe, params), _given_tokenizer(request))
+        given = _given_tokenizer(request)
+        # a cap that nobody asked for does not refuse a tokenizer that somebody did.
+        free = given is None and data.corpus is None
+        tokenizer = choose_tokenizer(data, tokenizer_cap(recipe, params) if free else recipe.tokenizer, given)
     corpus = encode_data(data, tokenizer)
     observer.say(
         f"{tokenizer.kind} tokenizer: {tokenizer.vocab_size} ids, "
@@ -269,14 +277,14 @@ def _write_header(request: Request, folder: RunFolder, setup: Setup, saved: dict
     return header
 
 
-def _final_figures(folder: RunFolder, setup: Setup, progress: Progress) -> dict[str, Any]:
+def _final_figures(folder: RunFolder, setup: Setup, progress: Progress, isolate: bool) -> dict[str, Any]:
     """Score the best weights on the validation text, in float32, with windows that slide by a quarter."""
     started = time.perf_counter()
     model = Decoder(setup.plan.model)
     load_weights(folder.model, model, None)
     model.to(setup.hardware.device)
     corpus = setup.corpus
-    figures = score_figures(model, corpus.validation, corpus.tokenizer, MAX_FINAL_TOKENS)
+    figures = score_figures(model, corpus.validation, corpus.tokenizer, MAX_FINAL_TOKENS, isolate_documents=isolate)
     return {
         "val_bits_per_byte": figures["bits_per_byte"],
         "val_nats_per_token": figures["nats_per_token"],
