@@ -59,3 +59,13 @@ def test_the_picture_is_drawn_from_the_metrics(tmp_path: Path) -> None:
     rows[3]["train_nats"] = 9.0
     draw_losses(folder, rows, figures)
     assert folder.loss_picture.read_bytes() != first
+
+
+def test_the_counted_head_is_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = encode("abc" * 1000)
+    assert controls.counted_head(train, BytesTokenizer()) is train
+    monkeypatch.setattr(controls, "MAX_COUNTED_BYTES", 500)
+    head = controls.counted_head(train, BytesTokenizer())
+    np.testing.assert_array_equal(head.ids, train.ids[: len(head)])
+    assert head.num_bytes == int(BytesTokenizer().num_bytes[head.ids].sum())
+    assert abs(head.num_bytes - 500) <= 1

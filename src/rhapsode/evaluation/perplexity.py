@@ -2,15 +2,11 @@
 
 from typing import Any
 
-from rhapsode.config import build_config
-from rhapsode.errors import StateError, UserError
 from rhapsode.evaluation.subject import Subject
 from rhapsode.models.scoring import score_figures
 from rhapsode.text.prepare import encode_sources
 from rhapsode.text.shards import TokenArray, load_token_array
-from rhapsode.training.config import Recipe
 from rhapsode.training.controls import control_figures
-from rhapsode.training.data import encode_data, open_data
 
 _CONTROLS = ("ln_vocab", "unigram_bits_per_byte", "kneser_ney_bits_per_byte")
 
@@ -27,7 +23,7 @@ class Perplexity:
 
         Raises:
             UserError: if the text is missing, empty or not text.
-            StateError: if the run's training text has changed, so that the controls cannot be fitted again.
+            StateError: if the text that the run keeps is damaged.
         """
         if data is None:
             tokens = load_token_array(subject.folder.data / "validation")
@@ -52,15 +48,6 @@ class Perplexity:
 
 
 def _fit_controls(subject: Subject, tokens: TokenArray) -> dict[str, float]:
-    request = subject.header["request"]
-    recipe = build_config(Recipe, request["recipe"])
-    try:
-        opened = open_data(request["sources"], recipe.data)
-    except UserError as error:
-        raise StateError(
-            f"the controls must be fitted on the run's training text, which cannot be read: {error}"
-        ) from None
-    if opened.data_hash != subject.header["data_hash"]:
-        raise StateError("the controls must be fitted on the run's training text; it has changed since.")
-    fitted = control_figures(encode_data(opened, subject.tokenizer).train, tokens, subject.tokenizer)
+    train = load_token_array(subject.folder.data / "training")
+    fitted = control_figures(train, tokens, subject.tokenizer)
     return {name: fitted[name] for name in _CONTROLS}

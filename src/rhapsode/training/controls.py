@@ -22,7 +22,7 @@ def control_figures(train: TokenArray, validation: TokenArray, tokenizer: Tokeni
         `controls_seconds`.
     """
     started = time.perf_counter()
-    ids = train.ids[: _num_ids(train)]
+    ids = counted_head(train, tokenizer).ids
     targets = np.asarray(validation.ids)[1:]
     unigram = Unigram.fit(ids, tokenizer.vocab_size)
     kneser_ney = KneserNey.fit(ids, tokenizer.vocab_size, default_order(tokenizer.kind))
@@ -38,6 +38,14 @@ def control_figures(train: TokenArray, validation: TokenArray, tokenizer: Tokeni
     }
 
 
-def _num_ids(train: TokenArray) -> int:
-    """Ids of the first 10 MB, by the average size of a token."""
-    return max(2, int(len(train) * min(1.0, MAX_COUNTED_BYTES / max(1, train.num_bytes))))
+def counted_head(train: TokenArray, tokenizer: Tokenizer) -> TokenArray:
+    """Return the beginning of the training text that is counted: 10 MB, by the average size of a token.
+
+    A run keeps it, so that everything that counts it can do so again when the sources are gone.
+    """
+    num_ids = max(2, int(len(train) * min(1.0, MAX_COUNTED_BYTES / max(1, train.num_bytes))))
+    if num_ids >= len(train):
+        return train
+    ids = train.ids[:num_ids]
+    starts = train.doc_starts[: np.searchsorted(train.doc_starts, num_ids)]
+    return TokenArray(ids, starts, int(tokenizer.num_bytes[ids].sum()))

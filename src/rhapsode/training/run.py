@@ -22,7 +22,7 @@ from rhapsode.text.shards import Corpus, save_token_array
 from rhapsode.text.tokenizer import Tokenizer, load_tokenizer
 from rhapsode.training.checkpoint import Progress, latest_checkpoint, load_weights
 from rhapsode.training.config import Recipe
-from rhapsode.training.controls import control_figures
+from rhapsode.training.controls import control_figures, counted_head
 from rhapsode.training.data import Data, choose_tokenizer, encode_data, open_data
 from rhapsode.training.hardware import Hardware, apply_hardware, resolve_hardware
 from rhapsode.training.loop import Loop, Report, metrics_of, quiet
@@ -271,6 +271,7 @@ def _write_header(request: Request, folder: RunFolder, setup: Setup, saved: dict
         values = solved.model_dump(mode="json", exclude_none=True)
         write_atomic(folder.recipe, tomli_w.dumps(values).encode())
         corpus.tokenizer.save(folder.tokenizer)
+        save_token_array(folder.data / "training", counted_head(corpus.train, corpus.tokenizer))
         save_token_array(folder.data / "validation", corpus.validation)
         save_token_array(folder.data / "calibration", corpus.calibration)
     write_json(folder.run, header)

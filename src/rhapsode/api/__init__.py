@@ -1,0 +1,29 @@
+"""The verbs in Python: `rhapsode.train(...)` and `rhapsode.load(...)`. The command line only wraps them.
+
+What a verb returns is what its command prints with `--json`. Names are imported when they are first used: the verbs of
+the memory do not need torch, and must not wait for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rhapsode.api.model import Model, load
+    from rhapsode.api.record import Record
+    from rhapsode.api.training import build_request, plan, train
+
+_HOMES = {
+    "Model": "rhapsode.api.model",
+    "Record": "rhapsode.api.record",
+    "build_request": "rhapsode.api.training",
+    "load": "rhapsode.api.model",
+    "plan": "rhapsode.api.training",
+    "train": "rhapsode.api.training",
+}
+__all__ = ["Model", "Record", "build_request", "load", "plan", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rhapsode.api' has no attribute '{name}'")
