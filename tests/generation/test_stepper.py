@@ -1,13 +1,18 @@
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from rhapsode.errors import StateError
 from rhapsode.generation.layout import lay_out_for_decoding
 from rhapsode.generation.stepper import Stepper
+from rhapsode.memory.knn_memory import KNNMemory
+from rhapsode.memory.ngram_memory import NgramMemory
 from rhapsode.models.decoder import Decoder
+from rhapsode.models.gate import Gate, num_features
+from rhapsode.models.mixture import Mixture
 
 MakeModel = Callable[..., Decoder]
 # a float32 pass in another order differs by rounding only: logits here are below 15, sums have a few hundred terms.
@@ -80,3 +85,26 @@ def test_the_layout_for_decoding_changes_no_value(make_model: MakeModel) -> None
         for name, value in model.state_dict().items():
             assert torch.equal(laid_out.state_dict()[name], value)
         assert torch.allclose(Stepper(laid_out).feed(ids), Stepper(model).feed(ids), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("settings", [{}, LEARNED])
+@pytest.mark.parametrize("opens_at", [1, 99])
+def test_memories_are_mixed_in_unless_the_gate_is_closed(
+    make_model: MakeModel, settings: dict[str, object], opens_at: int
+) -> None:
+    model, ids = make_model(**settings), random_ids(10) * 3
+    memories = [NgramMemory.empty(259, 4), KNNMemory(259, 32)]
+    memories[0].learn(1, np.array(ids))
+    gate = Gate("linear", (np.zeros((3, num_features(2))),), min_match_length=opens_at)
+    mixture = Mixture(memories, gate)
+    mixed, plain = Stepper(model, mixture), Stepper(model)
+    for length in (12, *range(13, 31)):
+        fed = ids[:12] if length == 12 else [ids[length - 1]]
+        logits, own = mixed.feed(fed), plain.feed(fed)
+        if opens_at == 99:
+            assert torch.equal(logits, own)
+        else:
+            # a memory without items says nothing, whatever the vector.
+            states = mixture.start(np.array(ids[:length]), np.ones((length, 32), dtype=np.float32))
+            assert torch.allclose(logits, mixture.mix(own, states), atol=TOLERANCE)
+            assert length == 30 or logits[ids[length]] > own.log_softmax(-1)[ids[length]]

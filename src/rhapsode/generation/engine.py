@@ -16,6 +16,7 @@ from rhapsode.generation.prompt import Prompt, PromptIds, encode_prompt
 from rhapsode.generation.sampling import sample
 from rhapsode.generation.stepper import Stepper
 from rhapsode.models.decoder import Decoder
+from rhapsode.models.mixture import Mixture
 from rhapsode.text.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -74,7 +75,13 @@ class Stream(Iterator[Chunk]):
     """
 
     def __init__(
-        self, model: Decoder, tokenizer: Tokenizer, prompt: PromptIds, config: GenerationConfig, started: float
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        prompt: PromptIds,
+        config: GenerationConfig,
+        started: float,
+        mixture: Mixture | None = None,
     ) -> None:
         self.prompt_tokens = prompt.ids.size
         self.truncated = prompt.truncated
@@ -82,7 +89,7 @@ class Stream(Iterator[Chunk]):
         self.generation: Generation | None = None
         self._config = config
         self._tokenizer = tokenizer
-        self._stepper = Stepper(model)
+        self._stepper = Stepper(model, mixture)
         # numbers are drawn on the CPU, so that one seed draws alike on every device.
         self._generator = torch.Generator().manual_seed(self.seed)
         self._seen = torch.from_numpy(prompt.ids)
@@ -148,7 +155,13 @@ class Stream(Iterator[Chunk]):
 
 
 def stream(
-    model: Decoder, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig, *, start_with_bos: bool
+    model: Decoder,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    config: GenerationConfig,
+    *,
+    start_with_bos: bool,
+    mixture: Mixture | None = None,
 ) -> Stream:
     """Check the prompt, and return an iterator that generates on demand.
 
@@ -161,6 +174,7 @@ def stream(
         tokenizer: the one the model was trained with.
         prompt: text, bytes, or ids (T,).
         start_with_bos: put the start of a document in front; an empty prompt always gets it.
+        mixture: memories of tokens that have a say in what comes next.
 
     Raises:
         UserError: if the prompt is longer than the context and `config.truncate` is off; see `encode_prompt`.
@@ -168,14 +182,20 @@ def stream(
     """
     started = perf_counter()
     ids = encode_prompt(prompt, tokenizer, model.config, start_with_bos=start_with_bos, truncate=config.truncate)
-    return Stream(model, tokenizer, ids, config, started)
+    return Stream(model, tokenizer, ids, config, started, mixture)
 
 
 def generate(
-    model: Decoder, tokenizer: Tokenizer, prompt: Prompt, config: GenerationConfig, *, start_with_bos: bool
+    model: Decoder,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    config: GenerationConfig,
+    *,
+    start_with_bos: bool,
+    mixture: Mixture | None = None,
 ) -> Generation:
     """Generate to the end. Arguments and errors are those of `stream`."""
-    chunks = stream(model, tokenizer, prompt, config, start_with_bos=start_with_bos)
+    chunks = stream(model, tokenizer, prompt, config, start_with_bos=start_with_bos, mixture=mixture)
     for _ in chunks:
         pass
     assert chunks.generation is not None
