@@ -107,6 +107,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.data = self.path / "data"
         self.encoder = self.path / "encoder"
+        self.gate = self.path / "gate.json"
         self.memory = self.path / "memory"
 
     def exists(self) -> bool:
@@ -132,7 +133,8 @@ class RunFolder:
     def create(self, *, overwrite: bool = False) -> None:
         """Make the folder ready for a new run; with `overwrite`, remove what an earlier run wrote.
 
-        Only files that a run writes are removed, and only where there is a run: anything else stays.
+        Only files that a run writes are removed, and only where there is a run: anything else stays, and so does
+        what the earlier run was taught.
 
         Raises:
             UserError: as `claim` does.
@@ -150,11 +152,11 @@ class RunFolder:
         return UserError(f"--out must name a writable folder; got {self.path}: {error.strerror}.")
 
     def _remove(self) -> None:
-        for folder in (self.checkpoints, self.data, self.encoder, self.memory):
+        for folder in (self.checkpoints, self.data, self.encoder):
             if folder.exists():
                 shutil.rmtree(folder)
         # run.json last: a removal that is cut short leaves a run, and can be asked for again.
-        for file in (self.recipe, self.tokenizer, self.model, self.metrics, self.loss_picture, self.run):
+        for file in (self.recipe, self.tokenizer, self.model, self.gate, self.metrics, self.loss_picture, self.run):
             file.unlink(missing_ok=True)
 
     def open(self) -> "RunFolder":

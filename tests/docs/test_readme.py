@@ -21,6 +21,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(" ".join(draw.choices(WORDS, k=4000)), encoding="utf-8")
+    (tmp_path / "facts.tsv").write_text("door code\tThe code of the door is 4711.\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -61,6 +61,7 @@ def test_what_a_run_leaves(source: Path, finished: Path) -> None:
         ".lock",
         "checkpoints",
         "data",
+        "encoder",
         "loss.png",
         "metrics.jsonl",
         "model.safetensors",

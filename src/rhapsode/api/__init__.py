@@ -8,19 +8,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rhapsode.api.memory import Memory, open_memory
     from rhapsode.api.model import Model, load
     from rhapsode.api.record import Record
     from rhapsode.api.training import build_request, plan, train
 
 _HOMES = {
+    "Memory": "rhapsode.api.memory",
     "Model": "rhapsode.api.model",
     "Record": "rhapsode.api.record",
     "build_request": "rhapsode.api.training",
     "load": "rhapsode.api.model",
+    "open_memory": "rhapsode.api.memory",
     "plan": "rhapsode.api.training",
     "train": "rhapsode.api.training",
 }
-__all__ = ["Model", "Record", "build_request", "load", "plan", "train"]
+__all__ = ["Memory", "Model", "Record", "build_request", "load", "open_memory", "plan", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,19 +1,28 @@
 """The verbs on a run: load, and then generate, score, evaluate and info."""
 
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from rhapsode.answering.mixing import build_mixture, follow_rows
+from rhapsode.api.memory import Memory
 from rhapsode.api.record import Record
 from rhapsode.config import build_config, read_toml
+from rhapsode.errors import unknown_name
 from rhapsode.evaluation.config import SUITES
+from rhapsode.evaluation.contracts import SuiteOptions, check_options
 from rhapsode.evaluation.subject import Subject
 from rhapsode.generation.config import GenerationConfig
 from rhapsode.generation.engine import Generation, Stream, generate, stream
 from rhapsode.generation.layout import lay_out_for_decoding
+from rhapsode.memory.ngram_memory import NgramMemory
 from rhapsode.models.decoder import Decoder
+from rhapsode.models.mixture import Mixture
 from rhapsode.models.scoring import bits_per_byte, score_tokens
 from rhapsode.runfolder import RunFolder, read_json
 from rhapsode.text.shards import TokenArray
@@ -50,17 +59,56 @@ class Model:
         self.decoder.to(resolve_device(device)).requires_grad_(False)
         lay_out_for_decoding(self.decoder)
         # a model of many documents has learnt what a beginning looks like.
+        self._mixed: tuple[str, int, Mixture, NgramMemory] | None = None
         self._start_with_bos = self.header["data"]["num_documents"]["train"] > 1
 
-    def generate(self, prompt: str, **settings: Any) -> Generation:
-        """Continue `prompt`; settings are those of `GenerationConfig`."""
-        config = build_config(GenerationConfig, settings, "generation")
-        return generate(self.decoder, self.tokenizer, prompt, config, start_with_bos=self._start_with_bos)
+    def generate(self, prompt: str, *, memory: bool = False, space: str = "default", **settings: Any) -> Generation:
+        """Continue `prompt`; settings are those of `GenerationConfig`.
 
-    def stream(self, prompt: str, **settings: Any) -> Stream:
-        """Continue `prompt` piece by piece: an iterator of chunks."""
+        Args:
+            memory: let what the run was taught, and the n-grams of its training text, have a say in every token.
+            space: of the memory.
+        """
         config = build_config(GenerationConfig, settings, "generation")
-        return stream(self.decoder, self.tokenizer, prompt, config, start_with_bos=self._start_with_bos)
+        mixture = self._mixture(space) if memory else None
+        return generate(
+            self.decoder, self.tokenizer, prompt, config, start_with_bos=self._start_with_bos, mixture=mixture
+        )
+
+    def stream(self, prompt: str, *, memory: bool = False, space: str = "default", **settings: Any) -> Stream:
+        """Continue `prompt` piece by piece: an iterator of chunks. Arguments are those of `generate`."""
+        config = build_config(GenerationConfig, settings, "generation")
+        mixture = self._mixture(space) if memory else None
+        return stream(
+            self.decoder, self.tokenizer, prompt, config, start_with_bos=self._start_with_bos, mixture=mixture
+        )
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What the run was taught; opened when it is first used."""
+        return Memory(self.folder)
+
+    def teach(self, texts: str | Sequence[str] = (), **options: Any) -> Record:
+        """Write texts into the memory; see `Memory.teach`."""
+        return self.memory.teach(texts, **options)
+
+    def ask(self, question: str, **options: Any) -> Record:
+        """Answer from the memory or abstain; see `Memory.ask`."""
+        return self.memory.ask(question, **options)
+
+    def forget(self, ids: int | Sequence[int] = (), **options: Any) -> Record:
+        """Erase memories; see `Memory.forget`."""
+        return self.memory.forget(ids, **options)
+
+    def _mixture(self, space: str) -> Mixture:
+        seq = self.memory.store.seq
+        rows = (row for row in self.memory.rows(space=space) if row.superseded_by is None)
+        if self._mixed is None or self._mixed[0] != space:
+            self._mixed = (space, seq, *build_mixture(self.folder, self.decoder, self.tokenizer, rows))
+        elif self._mixed[1] != seq:
+            follow_rows(self._mixed[3], self.tokenizer, rows)
+            self._mixed = (space, seq, *self._mixed[2:])
+        return self._mixed[2]
 
     def score(self, text: str) -> Record:
         """Return the log-probability of every token of `text`.
@@ -80,13 +128,20 @@ class Model:
             nats_per_token=float(nats.mean()),
         )
 
-    def evaluate(
-        self, suite: str = "perplexity", *, data: str | None = None, stride: int | None = None, seed: int = 0
-    ) -> Record:
-        """Run a suite (`rhapsode list suites`) on `data`, or on the run's own validation text."""
+    def evaluate(self, suite: str = "perplexity", **options: Any) -> Record:
+        """Run a suite (`rhapsode list suites`); options are those of `SuiteOptions` that it takes.
+
+        Raises:
+            UserError: if the suite or an option is unknown, or the suite does not take it.
+        """
+        chosen = SUITES.load(SUITES.check(suite, "--suite"))()
+        unknown = set(options) - {field.name for field in fields(SuiteOptions)}
+        if unknown:
+            raise unknown_name("option of evaluate", min(unknown), [field.name for field in fields(SuiteOptions)])
+        asked = SuiteOptions(**options)
+        check_options(suite, chosen, asked)
         subject = Subject(self.folder, self.decoder, self.tokenizer, self.header)
-        result = SUITES.load(SUITES.check(suite, "--suite"))().run(subject, data, stride=stride, seed=seed)
-        return Record(run=str(self.folder.path), suite=suite, **result)
+        return Record(run=str(self.folder.path), suite=suite, **chosen.run(subject, asked))
 
     def info(self) -> Record:
         """Return what the run is: sizes, data, hardware, versions and results."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rhapsode.api.memory import open_memory
 from rhapsode.api.record import Record
 from rhapsode.config import build_config, merge, parse_count
 from rhapsode.runfolder import RunFolder, read_json
@@ -84,7 +85,11 @@ def train(
     folder = RunFolder(out)
     began = read_json(folder.open().run)["request"] if resume and folder.exists() else None
     asked = build_request(sources, **request, began=began)
-    return Record(run_training(asked, out, resume=resume, overwrite=overwrite, observer=observer))
+    result = Record(run_training(asked, out, resume=resume, overwrite=overwrite, observer=observer))
+    if overwrite and folder.memory.exists():
+        # what the run before was taught stays; the encoder is a new one.
+        open_memory(folder.path, reencode=True).close()
+    return result
 
 
 def plan(sources: Sequence[str] | str, **request: Any) -> Plan:

@@ -11,7 +11,21 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from rhapsode.cli import chat, check, evaluate, generate, info, listing, prepare, tokenizer, train
+from rhapsode.cli import (
+    ask,
+    chat,
+    check,
+    evaluate,
+    forget,
+    generate,
+    info,
+    listing,
+    memory,
+    prepare,
+    teach,
+    tokenizer,
+    train,
+)
 from rhapsode.errors import RhapsodeError
 
 app = typer.Typer(
@@ -26,6 +40,10 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.command("teach")(teach.teach)
+app.command("ask")(ask.ask)
+app.command("forget")(forget.forget)
+app.command("memory")(memory.memory)
 app.command("eval")(evaluate.evaluate)
 app.command("info")(info.info)
 app.command("check")(check.check)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from rhapsode.cli import options
+from rhapsode.cli.ask import print_answer
 from rhapsode.cli.output import say
 from rhapsode.errors import RhapsodeError
 
@@ -14,14 +15,25 @@ HELP = """type text to continue it, or:
   stats            speed of the last answer
   help             this text and the settings
   quit, exit       leave"""
+MEMORY_HELP = """with --memory also:
+  teach TEXT       remember a fact
+  ask QUESTION     answer from what was taught
+  forget ID        erase a fact"""
 
 
-def chat(run: options.Run, device: options.Device = None) -> None:
-    """Prompt a model again and again on a terminal."""
-    converse(run, {}, device)
+def chat(
+    run: options.Run,
+    memory: options.UseMemory = False,
+    space: options.Space = "default",
+    device: options.Device = None,
+) -> None:
+    """Prompt a model again and again on a terminal; with --memory also teach, ask and forget."""
+    converse(run, {}, device, memory=memory, space=space)
 
 
-def converse(run: str, settings: dict[str, Any], device: str | None) -> None:
+def converse(
+    run: str, settings: dict[str, Any], device: str | None, *, memory: bool = False, space: str = "default"
+) -> None:
     """Read prompts and commands until `quit`, end of input or Ctrl-C at the prompt."""
     from rhapsode import api
     from rhapsode.config import build_config
@@ -42,20 +54,38 @@ def converse(run: str, settings: dict[str, Any], device: str | None) -> None:
         if words[0] in {"quit", "exit"} and len(words) == 1:
             return
         if words == ["help"]:
-            print(HELP)
+            print(f"{HELP}\n{MEMORY_HELP}" if memory else HELP)
             for name, value in config.model_dump().items():
                 print(f"  {name} = {value}")
         elif words == ["stats"]:
             print(_stats(last))
         elif words[0] == "set" and len(words) >= 2:
             config = _set(config, words[1:])
+        elif memory and words[0] in {"teach", "ask", "forget"} and len(words) >= 2:
+            _remember(model, words[0], line.split(maxsplit=1)[1], space)
         else:
-            last = _answer(model, line, config)
+            last = _answer(model, line, {**config.model_dump(), "memory": memory, "space": space})
 
 
-def _answer(model: Any, prompt: str, config: "GenerationConfig") -> Any:
+def _remember(model: Any, verb: str, rest: str, space: str) -> None:
     try:
-        stream = model.stream(prompt, **config.model_dump())
+        if verb == "teach":
+            print(f"taught as {model.teach(rest, space=space).ids[0]}")
+        elif verb == "ask":
+            print_answer(model.ask(rest, space=space))
+        elif not rest.isdecimal():
+            say(f"forget must be given the id of a memory; got {rest}.")
+        else:
+            done = model.forget(int(rest))
+            print("erased" if done.erased else "forgotten; its bytes go when no other process reads the memory")
+    except RhapsodeError as error:
+        # nothing that is wrong with a line must end the conversation.
+        say(str(error))
+
+
+def _answer(model: Any, prompt: str, settings: dict[str, Any]) -> Any:
+    try:
+        stream = model.stream(prompt, **settings)
         for chunk in stream:
             print(chunk.text, end="", flush=True)
     except RhapsodeError as error:

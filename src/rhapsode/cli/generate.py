@@ -35,6 +35,8 @@ def generate(
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Cut the beginning of a prompt that is longer than the context.")
     ] = False,
+    memory: options.UseMemory = False,
+    space: options.Space = "default",
     device: options.Device = None,
     json: options.Json = False,
 ) -> None:
@@ -58,12 +60,13 @@ def generate(
         if sys.stdin.isatty() and not json:
             from rhapsode.cli.chat import converse
 
-            converse(run, settings, device)
+            converse(run, settings, device, memory=memory, space=space)
             return
         raise UserError("--prompt must be given, or --input with a file of prompts.")
     from rhapsode import api
 
     model = api.load(run, device=device or "auto")
+    settings |= {"memory": memory, "space": space}
     if input_file is not None:
         _many(model, input_file, output_file, settings)
         return

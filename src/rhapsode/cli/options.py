@@ -34,6 +34,11 @@ SplitSeed = Annotated[int | None, typer.Option("--split-seed", help="Reshuffles 
 SeqLen = Annotated[int | None, typer.Option("--seq-len", help="Context in tokens.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Windows in one forward pass.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, ...")]
+UseMemory = Annotated[
+    bool, typer.Option("--memory", help="Let what was taught, and n-grams of the training text, have a say.")
+]
+Space = Annotated[str, typer.Option("--space", help="Named spaces never see each other.")]
+Source = Annotated[str | None, typer.Option("--source", help="Label that says where a memory is from.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any setting, such as training.learning_rate=3e-4."),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -15,16 +15,41 @@ def print_table(value: Mapping[str, Any], indent: str = "") -> None:
     """Print a mapping as lines of name and value, nested ones indented."""
     width = max((len(name) for name in value), default=0)
     for name, entry in value.items():
-        if isinstance(entry, Mapping):
+        if isinstance(entry, list) and entry and all(isinstance(row, Mapping) for row in entry):
+            print(f"{indent}{name}")
+            print_rows(entry, indent + "  ")
+        elif isinstance(entry, Mapping):
             print(f"{indent}{name}")
             print_table(entry, indent + "  ")
         else:
             print(f"{indent}{name:<{width}}  {_plain(entry)}")
 
 
+def print_rows(rows: Sequence[Mapping[str, Any]], indent: str = "") -> None:
+    """Print rows as aligned columns; a figure with its interval takes one cell, deeper entries are left to --json."""
+    names = list(dict.fromkeys(name for row in rows for name, entry in row.items() if _fits(entry)))
+    table = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(names))]
+    for line in table:
+        print((indent + "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))).rstrip())
+
+
 def say(sentence: str) -> None:
     """Print a sentence on standard error."""
     print(sentence, file=sys.stderr, flush=True)
+
+
+def _fits(entry: Any) -> bool:
+    return not isinstance(entry, (Mapping, list)) or (isinstance(entry, Mapping) and "value" in entry)
+
+
+def _cell(entry: Any) -> str:
+    if not isinstance(entry, Mapping):
+        return "" if entry is None else _plain(entry)
+    if entry["value"] is None:
+        return ""
+    interval = entry.get("interval")
+    return _plain(entry["value"]) + (f" ({_plain(list(interval))})" if interval else "")
 
 
 def _plain(value: Any) -> str:

@@ -4,5 +4,16 @@ from rhapsode.registry import Registry
 
 SUITES = Registry(
     "suites",
-    {"perplexity": ("rhapsode.evaluation.perplexity:Perplexity", "bits per byte of text, beside the cheap controls")},
+    {
+        "perplexity": (
+            "rhapsode.evaluation.perplexity:Perplexity",
+            "bits per byte of text, beside the cheap controls",
+        ),
+        "recall": ("rhapsode.evaluation.recall:Recall", "answers about facts that were taught, and that never were"),
+        "oneshot": ("rhapsode.evaluation.oneshot.suites:OneShot", "new words from one story each: every preset"),
+        "oneshot-wordnet": (
+            "rhapsode.evaluation.oneshot.suites:OneShotWordNet",
+            "new words from one definition each, in WordNet",
+        ),
+    },
 )

@@ -1,7 +1,8 @@
 """How well a model predicts text: static bits per byte with sliding windows, beside the controls."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+from rhapsode.evaluation.contracts import SuiteOptions
 from rhapsode.evaluation.subject import Subject
 from rhapsode.models.scoring import score_figures
 from rhapsode.text.prepare import encode_sources
@@ -14,8 +15,10 @@ _CONTROLS = ("ln_vocab", "unigram_bits_per_byte", "kneser_ney_bits_per_byte")
 class Perplexity:
     """Negative log-probability of every token, each predicted once; nothing is learnt from the text."""
 
-    def run(self, subject: Subject, data: str | None, *, stride: int | None, seed: int) -> dict[str, Any]:
-        """Score `data`, or the run's own validation text; see `Suite`. Draws nothing: `seed` has no effect.
+    takes: ClassVar[frozenset[str]] = frozenset({"data", "stride"})
+
+    def run(self, subject: Subject, options: SuiteOptions) -> dict[str, Any]:
+        """Score `data`, or the run's own validation text. Draws nothing: `seed` has no effect.
 
         Returns:
             `bits_per_byte`, its `interval`, `nats_per_token`, `nats_interval`, `n`, and the controls fitted on
@@ -25,6 +28,7 @@ class Perplexity:
             UserError: if the text is missing, empty or not text.
             StateError: if the text that the run keeps is damaged.
         """
+        data = options.data
         if data is None:
             tokens = load_token_array(subject.folder.data / "validation")
             results = subject.header.get("results", {})
@@ -40,7 +44,7 @@ class Perplexity:
                 subject.decoder,
                 tokens,
                 subject.tokenizer,
-                stride=stride,
+                stride=options.stride,
                 isolate_documents=subject.isolate_documents,
             ),
             **controls,

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rhapsode.memory.kneser_ney import KneserNey, default_order
+    from rhapsode.memory.knn_memory import KNNMemory
+    from rhapsode.memory.ngram_memory import NgramMemory
     from rhapsode.memory.unigram import Unigram
 
 _HOMES = {
+    "KNNMemory": "rhapsode.memory.knn_memory",
     "KneserNey": "rhapsode.memory.kneser_ney",
+    "NgramMemory": "rhapsode.memory.ngram_memory",
     "Unigram": "rhapsode.memory.unigram",
     "default_order": "rhapsode.memory.kneser_ney",
 }
-__all__ = ["KneserNey", "Unigram", "default_order"]
+__all__ = ["KNNMemory", "KneserNey", "NgramMemory", "Unigram", "default_order"]
 
 
 def __getattr__(name: str) -> Any:
