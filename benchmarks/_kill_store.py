@@ -60,7 +60,8 @@ def work(folder: Path, seed: int) -> None:
                 op = "forget"
             words: list[str] = []
             if op == "write":
-                words = [f"zq{seed}x{step}x{i}" for i in range(rng.choice([1, 1, 3, 40]))]
+                # a letter at the end: a digit could be the first byte of what the file holds next to a shorter word.
+                words = [f"zq{seed}x{step}x{i}e" for i in range(rng.choice([1, 1, 3, 40]))]
             elif op == "forget" and rows:
                 chosen = rng.sample(rows, min(len(rows), rng.choice([1, 2, 30])))
                 words = [row.text.split()[0] for row in chosen]
