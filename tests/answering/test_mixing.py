@@ -15,7 +15,7 @@ from rhapsode.errors import StateError
 from rhapsode.memory.contracts import Row
 from rhapsode.runfolder import RunFolder
 from rhapsode.text.shards import load_token_array
-from rhapsode.training.encoder import documents
+from rhapsode.training.encoder import documents, has_encoder
 from tiny_runs import train_tiny, write_texts
 
 FACT = "zorblatt: quonk vlim prett"
@@ -102,3 +102,13 @@ def test_documents_come_back_as_they_were(trained: Path) -> None:
     assert len(texts) == len(kept.doc_starts) > 1
     sources = {path.read_text() for path in (trained.parent / "texts").iterdir()}
     assert set(texts) <= sources
+
+
+def test_half_an_encoder_is_made_anew(model: api.Model) -> None:
+    wanted = model.memory.encoder.fingerprint
+    model.memory.close()
+    (model.folder.encoder / "encoder.json").unlink()
+    assert not has_encoder(model.folder)
+    with api.open_memory(model.folder.path) as memory:
+        assert memory.encoder.fingerprint == wanted
+    assert has_encoder(model.folder)

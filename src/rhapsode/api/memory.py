@@ -18,7 +18,7 @@ from rhapsode.memory.encoders.loading import load_encoder
 from rhapsode.memory.items import read_items, sentence_item
 from rhapsode.memory.store import SQLiteStore
 from rhapsode.runfolder import RunFolder
-from rhapsode.training.encoder import train_encoder
+from rhapsode.training.encoder import has_encoder, train_encoder
 
 
 def open_memory(run: str | Path | dict[str, Any], *, read_only: bool = False, reencode: bool = False) -> "Memory":
@@ -44,8 +44,8 @@ class Memory:
         """Open the store; see `open_memory`."""
         self.folder = folder
         # a run that was stopped before it had one, or made by hand.
-        has_encoder = folder.encoder.exists() or read_only
-        self.encoder: Encoder = load_encoder(folder.encoder, ENCODERS) if has_encoder else train_encoder(folder)
+        usable = has_encoder(folder) or read_only
+        self.encoder: Encoder = load_encoder(folder.encoder, ENCODERS) if usable else train_encoder(folder)
         self.store = SQLiteStore.open(folder.memory, None if reencode else self.encoder, read_only=read_only)
         if reencode:
             self.store.reencode(self.encoder)

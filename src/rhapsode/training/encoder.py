@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rhapsode.memory.encoders.files import HEADER
 from rhapsode.memory.encoders.static import StaticEncoder
 from rhapsode.runfolder import RunFolder
 from rhapsode.text.shards import TokenArray, load_token_array
@@ -18,6 +19,11 @@ def train_encoder(folder: RunFolder) -> StaticEncoder:
     encoder = StaticEncoder.train(documents(load_token_array(folder.data / "training"), tokenizer))
     encoder.save(folder.encoder)
     return encoder
+
+
+def has_encoder(folder: RunFolder) -> bool:
+    """Return whether a whole encoder is there: its header is written last, so a kill in between leaves none."""
+    return (folder.encoder / HEADER).exists()
 
 
 def documents(tokens: TokenArray, tokenizer: Tokenizer) -> Iterator[str]:

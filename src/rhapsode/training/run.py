@@ -24,7 +24,7 @@ from rhapsode.training.checkpoint import Progress, latest_checkpoint, load_weigh
 from rhapsode.training.config import Recipe
 from rhapsode.training.controls import control_figures, counted_head
 from rhapsode.training.data import Data, choose_tokenizer, encode_data, open_data
-from rhapsode.training.encoder import train_encoder
+from rhapsode.training.encoder import has_encoder, train_encoder
 from rhapsode.training.hardware import Hardware, apply_hardware, resolve_hardware
 from rhapsode.training.loop import Loop, Report, metrics_of, quiet
 from rhapsode.training.optimizer import build_optimizers
@@ -148,7 +148,7 @@ def run_training(
         if not resume:
             folder.create(overwrite=overwrite)
         header = _write_header(request, folder, setup, saved)
-        if not folder.encoder.exists():
+        if not has_encoder(folder):
             train_encoder(folder)
         setup_seconds = time.perf_counter() - started
         observer.say(f"training until {_budget_in_words(request.recipe)}; {setup.hardware.compile_reason}")
