@@ -20,12 +20,12 @@ import numpy as np
 
 from _common import write_result
 from rhapsode.answering.question import parse_question
-from rhapsode.answering.recall import wilson_interval
 from rhapsode.answering.state_encoder import StateEncoder
 from rhapsode.answering.synthetic import FAMILIES, make_world
 from rhapsode.memory.contracts import Encoder, Item
 from rhapsode.memory.encoders import StaticEncoder
 from rhapsode.memory.store import SQLiteStore
+from rhapsode.ops.statistics import wilson_interval
 from rhapsode.text.config import DataConfig
 from rhapsode.text.split import open_sources
 

@@ -21,12 +21,12 @@ from _common import write_result
 from rhapsode.answering.confidence import SHIPPED, ConfidenceModel, fit_logistic
 from rhapsode.answering.evidence import FEATURES
 from rhapsode.answering.question import parse_question
-from rhapsode.answering.recall import wilson_interval
 from rhapsode.answering.synthetic import FAMILIES, Asked, make_world
 from rhapsode.answering.view import MemoryView
 from rhapsode.memory.contracts import Item
 from rhapsode.memory.encoders import StaticEncoder
 from rhapsode.memory.store import SQLiteStore
+from rhapsode.ops.statistics import wilson_interval
 
 TRAIN_SEEDS, TEST_SEEDS = (1, 2, 3), (101, 102)
 ALONE, TOGETHER = (60, 300), (40, 400)

@@ -8,12 +8,13 @@ of that run's model are one of the frozen encoders. Writes results/oneshot.json 
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from _common import num_cores, write_result
+from _common import RESULTS, num_cores, write_result
 from rhapsode import api
 from rhapsode.evaluation.oneshot.presets import CONTROLS
 from rhapsode.evaluation.oneshot.replica import DEFAULT_SEEDS, run_oneshot
@@ -32,20 +33,25 @@ def main() -> None:
     """Measure what is asked for and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--skip-replica", action="store_true")
+    parser.add_argument("--only", nargs="+", metavar="PRESET", help="measure these again and keep the stored others")
     parser.add_argument("--wordnet", type=Path, help="folder of WordNet's files; without it, that task is left out")
     parser.add_argument("--run", help="a run whose model is one of the frozen encoders")
     parser.add_argument("--quick", action="store_true", help="two seeds and 600 words, to try the script")
     arguments = parser.parse_args()
     if not arguments.skip_replica:
-        print(measure_replica(2 if arguments.quick else len(DEFAULT_SEEDS)))
+        print(measure_replica(2 if arguments.quick else len(DEFAULT_SEEDS), arguments.only))
     if arguments.wordnet:
         print(measure_wordnet(arguments))
 
 
-def measure_replica(num_seeds: int) -> Path:
-    """Run every preset and write results/oneshot.json."""
+def measure_replica(num_seeds: int, only: list[str] | None = None) -> Path:
+    """Run every preset, or some beside the stored others, and write results/oneshot.json."""
     began = time.perf_counter()
-    rows = run_oneshot("all", DEFAULT_SEEDS[:num_seeds], workers=num_cores(), progress=say)
+    rows = run_oneshot(",".join(only) if only else "all", DEFAULT_SEEDS[:num_seeds], workers=num_cores(), progress=say)
+    if only:
+        again = {row["preset"]: row for row in rows}
+        stored = json.loads((RESULTS / "oneshot.json").read_text())["full"]
+        rows = [again.get(row["preset"], row) for row in stored]
     flat = [flatten(row, "one_shot") for row in rows]
     best = max(row["one_shot"]["value"] for row in rows if row["preset"] not in CONTROLS and row["preset"] != OURS)
     ours = next(row for row in rows if row["preset"] == OURS)

@@ -1,5 +1,6 @@
 """What a run was taught has a say in what its model says, and none once it is forgotten."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ import torch
 
 from rhapsode import api
 from rhapsode.answering.mixing import build_mixture, encode_row, follow_rows
-from rhapsode.answering.occurrences import find_in_run
-from rhapsode.errors import StateError
+from rhapsode.answering.occurrences import decode_fast, find_in_run
+from rhapsode.errors import StateError, UserError
 from rhapsode.memory.contracts import Row
 from rhapsode.runfolder import RunFolder
 from rhapsode.text.shards import load_token_array
@@ -71,7 +72,39 @@ def test_rows_are_followed_exactly(model: api.Model) -> None:
             followed.predict(followed.start(memory_state)).log_probabilities,
             anew.predict(anew.start(memory_state)).log_probabilities,
         )
-    assert mixture.gate.num_memories == 1
+    assert len(mixture.memories) == 2
+
+
+def test_facts_of_one_form_are_told_apart(model: api.Model) -> None:
+    model.teach(["karsk: gate nine", "odra: gate two"])
+    for begin, end in (("karsk: gate", " nine"), ("odra: gate", " two")):
+        told = model.generate(begin, memory=True, temperature=0.0, max_new_tokens=len(end))
+        assert told.text == end
+
+
+def test_gates_of_other_weights_are_fitted_anew(model: api.Model) -> None:
+    build_mixture(model.folder, model.decoder, model.tokenizer, [])
+    right = json.loads(model.folder.gate.read_text())
+    wrong = {**right, "weights_sha256": "of another model", "text": right["taught"]}
+    model.folder.gate.write_text(json.dumps(wrong))
+    mixture, _ = build_mixture(model.folder, model.decoder, model.tokenizer, [])
+    assert json.loads(model.folder.gate.read_text()) == right
+    assert mixture.gate.payload() == right["taught"]
+
+
+def test_where_no_row_matches_nothing_taught_has_a_part(model: api.Model) -> None:
+    mixture, taught = build_mixture(model.folder, model.decoder, model.tokenizer, [])
+    assert mixture.beneath is not None
+    ids = load_token_array(model.folder.data / "validation").ids[:200].astype(np.int64)
+    logits = torch.randn(model.tokenizer.vocab_size, generator=torch.Generator().manual_seed(0))
+    before = mixture.mix(logits, mixture.start(ids))
+    taught.learn(1, encode_row("ZZZZ ZZZZ", model.tokenizer))
+    after = mixture.mix(logits, mixture.start(ids))
+    assert torch.equal(before, after)
+    assert torch.equal(before, mixture.beneath.mix(logits, mixture.beneath.start(ids)))
+    row = encode_row("ZZZZ ZZZZ", model.tokenizer)
+    told = mixture.mix(logits, mixture.start(row[:-2]))
+    assert int(told.argmax()) == row[-2]
 
 
 def test_the_gate_is_fitted_once(model: api.Model) -> None:
@@ -93,6 +126,15 @@ def test_occurrences_are_counted_by_part(trained: Path) -> None:
         assert found[part] == 1
         assert sum(found.values()) == 1
     assert find_in_run(folder, []) == {"training": 0, "validation": 0, "calibration": 0}
+
+
+def test_fast_decoding_equals_the_tokenizers_own(trained: Path) -> None:
+    model = api.load(trained)
+    ids = np.random.default_rng(0).integers(0, model.tokenizer.vocab_size, 300_000).astype(np.uint16)
+    for some in (ids, ids[:1], ids[:0]):
+        assert decode_fast(some, model.tokenizer) == model.tokenizer.decode_bytes(some)
+    with pytest.raises(UserError, match="token ids must lie between"):
+        decode_fast(np.array([model.tokenizer.vocab_size]), model.tokenizer)
 
 
 def test_documents_come_back_as_they_were(trained: Path) -> None:

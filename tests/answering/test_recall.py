@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from answering.conftest import Teach
 from rhapsode.answering import evaluate_recall
 from rhapsode.answering.question import content_terms
-from rhapsode.answering.recall import FORMS, compose_untaught, wilson_interval
+from rhapsode.answering.recall import FORMS, compose_untaught
 from rhapsode.answering.word_lists import CITIES, GIVEN_NAMES, JOBS, SURNAMES, THINGS, VERBS, make_name
 from rhapsode.errors import UserError
 from rhapsode.memory.encoders.words import split_words
+from rhapsode.ops.statistics import wilson_interval
 
 KEYS = ["capital of Zorvania", "capital of Krell", "mayor of Krell", "zorblatt", "code of room 412", "Alba Rossi"]
 

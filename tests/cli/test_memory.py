@@ -5,11 +5,16 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from rhapsode import api
+from rhapsode.errors import StateError, UserError
+from rhapsode.memory.encoders.callable import CallableEncoder
 from tiny_runs import train_tiny, write_texts
 
 from .conftest import Command
@@ -186,3 +191,185 @@ def test_the_verbs_of_the_memory_do_not_import_torch(run: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_another_encoder(command: Command, run: Path, tmp_path: Path) -> None:
+    first = json.loads((run / "encoder" / "encoder.json").read_text())
+    json_of(command, "teach", run, FACT)
+    assert json_of(command, "memory", run, "rebuild", "--encoder", "state")["rows"] == 1
+    changed = json.loads((run / "encoder" / "encoder.json").read_text())
+    assert (first["kind"], changed["kind"]) == ("static", "state")
+    assert json_of(command, "memory", run, "verify")["sound"]
+    assert json_of(command, "ask", run, QUESTION)["answer"] == FACT
+    assert json_of(command, "memory", run, "rebuild", "--encoder", "static")["rows"] == 1
+    assert json.loads((run / "encoder" / "encoder.json").read_text()) == first
+    for words, message in (
+        (("rebuild", "--encoder", "sttic"), "encoder must be one of"),
+        (("verify", "--encoder", "static"), "--encoder must come with rebuild; got verify."),
+        (("rebuild", "--encoder", str(tmp_path)), "with modules.json"),
+    ):
+        done = command("memory", run, *words)
+        assert done.code == 2
+        assert message in done.err
+    assert json_of(command, "ask", run, QUESTION)["answer"] == FACT
+
+
+def test_an_encoder_of_ones_own(command: Command, run: Path) -> None:
+    own = CallableEncoder(lambda texts: [[1.0, len(text), text.count("a")] for text in texts], "letters-1")
+    json_of(command, "teach", run, FACT)
+    with pytest.raises(UserError, match="--reencode"):
+        api.open_memory(run, encoder=own)
+    with api.open_memory(run, encoder=own, reencode=True) as memory:
+        assert memory.ask(QUESTION).answer == FACT
+    done = command("ask", run, QUESTION)
+    assert done.code == 2
+    assert "must be given as a function" in done.err
+    with api.open_memory(run, encoder=own) as memory:
+        assert memory.search("protocol", mode="vector")[0].row.text == FACT
+    with pytest.raises(StateError, match="finite"):
+        api.open_memory(run, encoder=Broken(), reencode=True)
+    with api.open_memory(run, encoder=own) as memory:
+        assert memory.verify().sound
+
+
+class Broken:
+    """Gives what no store can keep."""
+
+    kind, fingerprint, width = "broken", "0" * 64, 3
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        return np.full((len(texts), 3), np.nan, dtype=np.float32)
+
+    def save(self, folder: str | Path) -> None:
+        raise AssertionError("an encoder that cannot encode must not be kept")
+
+
+def test_an_older_text_that_answers_again_is_said(command: Command, run: Path) -> None:
+    json_of(command, "teach", run, "The door code is 1234.", "--key", "Door code")
+    json_of(command, "teach", run, "The door code is 9876.", "--key", "door code")
+    old = {"id": 1, "text": "The door code is 1234."}
+    assert json_of(command, "forget", run, "2", "--dry-run")["restored"] == [old]
+    assert "1 would answer again" in command("forget", run, "2", "--dry-run").out
+    assert json_of(command, "forget", run, "2", "--dry-run", "--all-versions")["ids"] == [1, 2]
+    assert json_of(command, "memory", run, "show", "2")["versions"] == [1, 2]
+    done = command("forget", run, "2")
+    named = done.out.split("forget it too with: ")[1].strip()
+    assert f"1 answers again: {old['text']}" in done.out
+    assert command(*named.split()[1:]).code == 0
+    assert json_of(command, "memory", run, "list")["n"] == 0
+    for text in ("one", "two"):
+        json_of(command, "teach", run, text, "--key", "k")
+    result = json_of(command, "forget", run, "--key", " K ", "--yes")
+    assert (len(result["ids"]), result["restored"], result["pending"]) == (2, [], False)
+    for text in ("one", "two"):
+        json_of(command, "teach", run, text, "--key", "k")
+    assert len(json_of(command, "forget", run, "6", "--all-versions")["ids"]) == 2
+    assert result["elsewhere_ms"] >= 0
+
+
+def test_an_export_is_the_same_in_a_file_and_on_standard_output(command: Command, run: Path, tmp_path: Path) -> None:
+    for text in ("It is one.", "It is two.", "It is one."):
+        json_of(command, "teach", run, text, "--key", "it")
+    json_of(command, "memory", run, "export", tmp_path / "rows.jsonl")
+    out = command("memory", run, "export").out
+    assert out == (tmp_path / "rows.jsonl").read_text()
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["It is two.", "It is one."]
+    imported = json_of(command, "memory", run, "import", tmp_path / "rows.jsonl")
+    assert (imported["rows"], imported["created"], imported["superseded"]) == (2, 0, 2)
+    assert "2 in the place of older texts" in command("memory", run, "import", tmp_path / "rows.jsonl").out
+
+
+def test_no_option_is_ignored(command: Command, run: Path, tmp_path: Path) -> None:
+    json_of(command, "teach", run, FACT)
+    (tmp_path / "empty.txt").write_text(" \n")
+    for words, message in (
+        (["memory", run, "stats", "--space", "default"], "--space must come with list or search; got stats."),
+        (["memory", run, "verify", "--k", "3"], "--k must come with search; got verify."),
+        (["memory", run, "search", "x", "--source", "y"], "--source must come with list; got search."),
+        (["memory", run, "compact", "--recover"], "--recover must come with rebuild; got compact."),
+        (["memory", run, "rebuild", "--recover", "--reencode"], "--recover must be given alone."),
+        (["memory", run, "list", "x"], "list must be given alone; got 'x'."),
+        (["memory", run, "export", "--json"], "--json must come with a FILE"),
+        (["memory", run, "show", "x"], "ID must be the number of a memory; got 'x'."),
+        (["memory", run, "list", "--source", ""], "source must hold more than white space"),
+        (["forget", run, "1", "--space", "default"], "--space must come with --match, --source or --key"),
+        (
+            ["forget", run, "--match", "x", "--space", "nowhere", "--yes"],
+            "space must be one of default; got 'nowhere'.",
+        ),
+        (["forget", run, "--source", "x", "--space", "nowhere", "--yes"], "got 'nowhere'."),
+        (["forget", run, "--key", "x", "--space", "nowhere", "--yes"], "got 'nowhere'."),
+        (["forget", run, "--source", "", "--yes"], "source must hold more than white space"),
+        (["teach", run, "x", "--key", ""], "--key must hold more than white space"),
+        (["teach", run, "x", "--key", " "], "--key must hold more than white space"),
+        (["teach", run, "--file", tmp_path / "empty.txt"], "--file must hold a text to remember"),
+        (["teach", run, "x", "--metadata", "y"], "--metadata must look like name=value; got 'y'."),
+    ):
+        done = command(*words)
+        assert (done.code, message in done.err) == (2, True), (words, done)
+    assert json_of(command, "memory", run, "list")["n"] == 1
+
+
+def test_arguments_that_are_no_text(command: Command, run: Path) -> None:
+    json_of(command, "teach", run, FACT)
+    bad = "a\udcff"
+    for words in (
+        ["ask", run, bad],
+        ["ask", run, "x", "--space", bad],
+        ["teach", run, "x", "--source", bad],
+        ["teach", run, "x", "--space", bad],
+        ["teach", run, "x", "--key", bad],
+        ["forget", run, "--match", bad],
+        ["forget", run, "--source", bad],
+        ["forget", run, "--key", bad],
+        ["memory", run, "list", "--source", bad],
+        ["memory", run, "list", "--space", bad],
+        ["memory", run, "list", "--where", f"{bad}=1"],
+        ["memory", run, "list", "--where", f"a={bad}"],
+        ["memory", run, "search", "x", "--where", f"{bad}=1"],
+        ["memory", run, "search", bad],
+    ):
+        done = command(*words)
+        assert (done.code, "must be valid Unicode" in done.err) == (2, True), (words, done)
+
+
+def test_a_file_says_what_it_replaced_and_a_sentence_is_one_memory(command: Command, run: Path, tmp_path: Path) -> None:
+    facts = tmp_path / "facts.tsv"
+    facts.write_text("".join(f"key {i}\tText {i}.\n" for i in range(25)))
+    json_of(command, "teach", run, "--file", facts)
+    facts.write_text("".join(f"key {i}\tNew {i}.\n" for i in range(22)))
+    assert "22 taught, 0 known already, 22 in the place of older texts" in command("teach", run, "--file", facts).out
+    (tmp_path / "note.txt").write_text(f"{FACT}\n\nTwo sentences. In one paragraph.\n")
+    first = json_of(command, "teach", run, "--file", tmp_path / "note.txt")
+    again = json_of(command, "teach", run, FACT, "Two sentences. In one paragraph.")
+    assert (again["ids"], again["created"]) == (first["ids"], [False, False])
+
+
+def test_teaching_again_keeps_what_was_known(command: Command, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text(FACT)
+    json_of(command, "teach", run, "--file", tmp_path / "note.txt", "--source", "first", "--metadata", "year=1987")
+    json_of(command, "teach", run, FACT, "--source", "second")
+    json_of(command, "teach", run, FACT)
+    row = json_of(command, "memory", run, "show", "1")
+    assert row["metadata"] == {"year": 1987}
+    assert row["provenance"]["file"] == str(tmp_path / "note.txt")
+    assert (row["source"], row["provenance"]["earlier_sources"]) == ("second", ["first"])
+    assert json_of(command, "memory", run, "list", "--where", "year=1987")["n"] == 1
+    for label in ("first", "second"):
+        assert json_of(command, "forget", run, "--source", label, "--dry-run")["ids"] == [1]
+    json_of(command, "teach", run, FACT, "--source", "first")
+    assert json_of(command, "memory", run, "show", "1")["provenance"]["earlier_sources"] == ["second"]
+
+
+def test_a_large_file_is_taught_in_parts(run: Path, tmp_path: Path) -> None:
+    facts = tmp_path / "facts.tsv"
+    facts.write_text("".join(f"key {i}\tText {i}.\n" for i in range(2_100)))
+    told: list[tuple[int, int]] = []
+    with api.open_memory(run) as memory:
+        assert len(memory.teach(file=facts, progress=lambda done, total: told.append((done, total))).ids) == 2_100
+        assert told == [(1_000, 2_100), (2_000, 2_100), (2_100, 2_100)]
+        # nothing is written if any part of the file cannot be.
+        facts.write_text("".join(f"key {i}\tOther {i}.\n" for i in range(1_500)) + f"last\t{'x' * 1_000_001}\n")
+        with pytest.raises(UserError, match=r"items\[1500\]\.text must be at most"):
+            memory.teach(file=facts)
+        assert memory.stats().rows == 2_100

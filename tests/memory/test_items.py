@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhapsode.errors import UserError
-from rhapsode.memory.items import MAX_PARAGRAPH_BYTES, normalise_key, read_items, sentence_item
+from rhapsode.memory.items import MAX_PARAGRAPH_BYTES, normalise_key, own_key, read_items, sentence_item
 
 
 def test_lines_of_facts(tmp_path: Path) -> None:
@@ -43,7 +43,8 @@ def test_paragraphs_end_at_blank_lines(tmp_path: Path) -> None:
     items = read_items(path, source="a book")
     assert [item.text for item in items] == ["One\ntwo.", "three"]
     assert [(item.provenance["start"], item.provenance["end"]) for item in items] == [(3, 11), (18, 23)]
-    assert {(item.key, item.source) for item in items} == {(None, "a book")}
+    assert [item.key for item in items] == ["one two", "three"]
+    assert {item.source for item in items} == {"a book"}
 
 
 def test_a_long_paragraph_is_cut_at_a_sentence_then_a_word_then_a_character(tmp_path: Path) -> None:
@@ -98,6 +99,24 @@ def test_a_sentence_is_its_own_key() -> None:
     assert sentence_item("The Sky is  blue.").key == sentence_item("the sky is blue").key == "the sky is blue"
     assert sentence_item("It is blue.", key=" Sky ").key == "sky"
     assert sentence_item("...").key == "..."
+
+
+@pytest.mark.parametrize(
+    "text", ["The sky is blue.", "No mark at the end", "空は青い。", "Is it (really) so?!", 'He said "no."']
+)
+def test_a_sentence_is_the_same_memory_by_hand_and_from_a_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "note.txt"
+    path.write_text(f"{text}\n")
+    (item,) = read_items(path)
+    assert (item.text, item.key) == (text, sentence_item(text).key)
+    assert item.key is not None
+
+
+@pytest.mark.parametrize("text", ["It is. It was.", "空は青い。海も青い。", "One\n\ntwo", 'It "is." So?'])
+def test_several_sentences_have_no_key(text: str) -> None:
+    assert own_key(text) is None
+    assert sentence_item(text).key is None
+    assert sentence_item(text, key="Sky").key == "sky"
 
 
 @given(st.text(max_size=60))

@@ -12,6 +12,7 @@ from rhapsode.answering.question import Question, parse_question
 from rhapsode.answering.ranking import Ranked, rank
 from rhapsode.answering.view import MemoryView
 from rhapsode.errors import UserError
+from rhapsode.memory.store.checks import check_unicode
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Answer:
         sources: best first; the answer comes from the first.
         threshold: the confidence had to exceed it (or reach `min_confidence`, if that was given).
         calibrated: whether the threshold rests on the store's own facts; see `calibration`.
+        threshold_from: `given` by the caller, calibrated on the `store`, or the `shipped` one.
         ms: milliseconds that answering took.
     """
 
@@ -50,6 +52,7 @@ class Answer:
     sources: list[Source]
     threshold: float
     calibrated: bool
+    threshold_from: str
     ms: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def ask(
         calibration: one to use as it is; default: that of the store.
 
     Raises:
-        UserError: if the question is blank, `k` is below 1, or `min_confidence` is outside [0, 1].
+        UserError: if the question is blank or no valid Unicode, `k` is below 1, or `min_confidence` is outside [0, 1].
     """
     began = perf_counter()
     config = config or AskConfig()
@@ -88,15 +91,17 @@ def ask(
     ranked = rank(MemoryView(store, space), parsed, max(config.candidates, k)) if parsed.words else []
     confidence = ranked[0].confidence if ranked else 0.0
     if min_confidence is not None:
-        threshold, calibrated = min_confidence, False
+        threshold, calibrated, origin = min_confidence, False, "given"
         answered = bool(ranked) and confidence >= threshold
     else:
         calibration = calibration or calibrate(store, space, config)
         threshold, calibrated = calibration.threshold, calibration.calibrated
+        origin = "store" if calibrated else "shipped"
         answered = bool(ranked) and confidence > threshold
     sources = [_source(one, answered and place == 0) for place, one in enumerate(ranked[:k])]
     answer = _answer(ranked[0], parsed) if answered else None
-    return Answer(answer, confidence, not answered, sources, threshold, calibrated, (perf_counter() - began) * 1e3)
+    ms = (perf_counter() - began) * 1e3
+    return Answer(answer, confidence, not answered, sources, threshold, calibrated, origin, ms)
 
 
 def _answer(best: Ranked, question: Question) -> str:
@@ -115,6 +120,7 @@ def _source(ranked: Ranked, used: bool) -> Source:
 def _check(question: str, k: int, min_confidence: float | None) -> None:
     if not question.strip():
         raise UserError("QUESTION must not be empty; got ''. Write what you want to know.")
+    check_unicode(question, "QUESTION")
     if k < 1:
         raise UserError(f"--k must be at least 1; got {k}.")
     if min_confidence is not None and not 0 <= min_confidence <= 1:

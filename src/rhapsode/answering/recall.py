@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from random import Random
 from statistics import median
 from typing import Any
@@ -15,11 +14,11 @@ from rhapsode.answering.pipeline import Answer, ask
 from rhapsode.answering.question import content_terms
 from rhapsode.errors import UserError
 from rhapsode.memory.encoders.words import split_words
+from rhapsode.ops.statistics import proportion
 
 FORMS = {"key": "{}", "what is": "What is {}?", "what is the": "What is the {}?", "tell me about": "Tell me about {}."}
 """How a key is asked for. A fact without a key is asked for by its words; see `calibration`."""
 _TRIES = 200
-_Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class _Asked:
     form: str
     question: str
     text: str | None
+    key: str
+    """What the question is about."""
 
 
 def evaluate_recall(
@@ -47,7 +48,7 @@ def evaluate_recall(
 
     Returns:
         `recall` (share of taught questions answered with the right text), `fabricated` (share of the others that are
-        answered), `coverage` (share of taught questions answered at all), each with `_interval` (95 %, Wilson 1927)
+        answered), `coverage` (share of taught questions answered at all), each with `_interval` (95 %, over keys)
         and `n`; `p50_ms` of a question, calibration not counted; `threshold`, `calibrated`; and `rows`, the same
         for each form.
 
@@ -112,20 +113,6 @@ def compose_untaught(keys: Sequence[str], count: int, seed: int = 0) -> list[str
     return list(made)
 
 
-def wilson_interval(successes: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion (Wilson 1927); (0, 1) for no observation.
-
-    >>> [round(bound, 4) for bound in wilson_interval(0, 1000)]
-    [0.0, 0.0038]
-    """
-    if count == 0:
-        return 0.0, 1.0
-    share, spread = successes / count, _Z95**2 / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = _Z95 / (1 + spread) * sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-
-
 def _taught(facts: Iterable[tuple[str | None, str]]) -> list[tuple[str | None, str]]:
     newest: dict[object, tuple[str | None, str]] = {}
     for key, text in facts:
@@ -137,14 +124,14 @@ def _questions(taught: Sequence[tuple[str | None, str]]) -> list[_Asked]:
     asked = []
     for key, text in taught:
         if key is None:
-            asked.append(_Asked("words", " ".join(pseudo_question(text).words), text))
+            asked.append(_Asked("words", " ".join(pseudo_question(text).words), text, text))
         else:
-            asked += [_Asked(form, pattern.format(key), text) for form, pattern in FORMS.items()]
+            asked += [_Asked(form, pattern.format(key), text, key) for form, pattern in FORMS.items()]
     return asked
 
 
 def _never(untaught: Sequence[str]) -> list[_Asked]:
-    return [_Asked(form, pattern.format(key), None) for key in untaught for form, pattern in FORMS.items()]
+    return [_Asked(form, pattern.format(key), None, key) for key in untaught for form, pattern in FORMS.items()]
 
 
 def _without_a_name(taught: Sequence[tuple[str | None, str]], seed: int) -> list[_Asked]:
@@ -159,26 +146,29 @@ def _without_a_name(taught: Sequence[tuple[str | None, str]], seed: int) -> list
         strange = next((word for word in made if word not in known), None)
         if strange is not None:
             words = [strange if word == rare else word for word in question.words]
-            asked.append(_Asked("words", " ".join(words), None))
+            asked.append(_Asked("words", " ".join(words), None, " ".join(words)))
     return asked
 
 
 def _figures(answered: Sequence[tuple[_Asked, Answer]]) -> dict[str, Any]:
     known = [(asked, answer) for asked, answer in answered if asked.text is not None]
-    unknown = [answer for asked, answer in answered if asked.text is None]
-    right = sum(not answer.abstained and answer.sources[0].text == asked.text for asked, answer in known)
+    unknown = [(asked, answer) for asked, answer in answered if asked.text is None]
+    right = [not answer.abstained and answer.sources[0].text == asked.text for asked, answer in known]
+    known_keys, unknown_keys = ([asked.key for asked, _ in part] for part in (known, unknown))
     return {
-        **_proportion("recall", right, len(known)),
-        **_proportion("fabricated", sum(not answer.abstained for answer in unknown), len(unknown)),
-        **_proportion("coverage", sum(not answer.abstained for _, answer in known), len(known)),
+        **_share("recall", right, known_keys),
+        **_share("fabricated", [not answer.abstained for _, answer in unknown], unknown_keys),
+        **_share("coverage", [not answer.abstained for _, answer in known], known_keys),
         "p50_ms": round(median(answer.ms for _, answer in answered), 3),
     }
 
 
-def _proportion(name: str, successes: int, count: int) -> dict[str, Any]:
-    low, high = wilson_interval(successes, count)
-    share = round(successes / count, 5) if count else None
-    return {name: share, f"{name}_interval": [round(low, 5), round(high, 5)], f"{name}_n": count}
+def _share(name: str, counted: Sequence[bool], keys: Sequence[str]) -> dict[str, Any]:
+    """Questions about one key are alike, so the interval is over keys."""
+    found = proportion(counted, keys)
+    low, high = found["interval"] or (0.0, 1.0)
+    share = None if found["value"] is None else round(found["value"], 5)
+    return {name: share, f"{name}_interval": [round(low, 5), round(high, 5)], f"{name}_n": found["n"]}
 
 
 def _terms(key: str) -> frozenset[str]:

@@ -268,11 +268,15 @@ def _train_head(
 
 
 def _model_width(decoder: Decoder) -> int:
-    return int(decoder.embedder.table.weight.shape[1])
+    width = decoder.config.width
+    assert width is not None
+    return width
 
 
 def _load_model(folder: RunFolder) -> tuple[Decoder, Tokenizer]:
     header = read_json(folder.run)
+    if header.get("kind", "decoder") != "decoder":
+        raise UserError(f"the encoder state must have a decoder's states; {folder.path} is a field. Use static.")
     recipe = build_config(Recipe, read_toml(folder.recipe))
     decoder = Decoder(recipe.model)
     load_weights(folder.model, decoder, header.get("weights_sha256"))

@@ -1,16 +1,22 @@
 """rhapsode ask"""
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from rhapsode.cli import options
 from rhapsode.cli.output import print_json
+from rhapsode.errors import UserError
 
 
 def ask(
     run: options.Run,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know.")],
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="What you want to know; - reads standard input.")
+    ] = None,
+    file: Annotated[str | None, typer.Option("--file", help="Questions instead, one a line.")] = None,
     k: Annotated[int, typer.Option("--k", help="Memories to show.")] = 5,
     min_confidence: Annotated[
         float | None,
@@ -20,11 +26,34 @@ def ask(
     json: options.Json = False,
 ) -> None:
     """Answer from what a run was taught, with the memories used, or say that it does not know."""
+    if (question is None) == (file is None):
+        raise UserError("QUESTION must be given, or --file with one question a line, and not both.")
     from rhapsode import api
 
-    with api.open_memory(run) as memory:
-        result = memory.ask(question, k=k, min_confidence=min_confidence, space=space)
-    (print_json if json else print_answer)(result)
+    questions = [sys.stdin.read() if question == "-" else str(question)] if file is None else _read_questions(file)
+    with api.open_memory(run, asking=True) as memory:
+        answers = (memory.ask(one, k=k, min_confidence=min_confidence, space=space) for one in questions)
+        if file is None:
+            (print_json if json else print_answer)(next(answers))
+        elif json:
+            print_json({"run": run, "file": file, "answers": list(answers)})
+        else:
+            for answer in answers:
+                print(f"> {answer.question}")
+                print_answer(answer)
+
+
+def _read_questions(path: str) -> list[str]:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--file must be a readable file; got {path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--file must be UTF-8 text; {path} is not, at byte {error.start}.") from None
+    questions = [line for line in text.split("\n") if line.strip()]
+    if not questions:
+        raise UserError(f"--file must hold a question; got {path}, which holds none.")
+    return questions
 
 
 def print_answer(result: dict[str, Any]) -> None:
@@ -33,8 +62,8 @@ def print_answer(result: dict[str, Any]) -> None:
         print("I don't know.")
     else:
         print(result["answer"])
-    state = "" if result["calibrated"] else ", uncalibrated"
-    print(f"confidence {result['confidence']:.2f} (threshold {result['threshold']:.2f}{state}), {result['ms']:.1f} ms")
+    origin = {"given": ", given", "shipped": ", uncalibrated"}.get(result["threshold_from"], "")
+    print(f"confidence {result['confidence']:.2f} (threshold {result['threshold']:.2f}{origin}), {result['ms']:.1f} ms")
     for source in result["sources"]:
         mark = "*" if source["used"] else " "
         label = f"  [{source['source']}]" if source["source"] else ""

@@ -10,6 +10,7 @@ SUITES = Registry(
             "bits per byte of text, beside the cheap controls",
         ),
         "recall": ("rhapsode.evaluation.recall:Recall", "answers about facts that were taught, and that never were"),
+        "field": ("rhapsode.evaluation.field:FieldSuite", "what a distilled field knows, loses, and learns on"),
         "oneshot": ("rhapsode.evaluation.oneshot.suites:OneShot", "new words from one story each: every preset"),
         "oneshot-wordnet": (
             "rhapsode.evaluation.oneshot.suites:OneShotWordNet",

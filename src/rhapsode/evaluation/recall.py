@@ -27,6 +27,6 @@ class Recall:
             raise UserError("--file must name the file of facts that was taught, lines of key TAB text.")
         facts = [(item.key, item.text) for item in read_items(options.file)]
         encoder = load_encoder(subject.folder.encoder, ENCODERS)
-        with SQLiteStore.open(subject.folder.memory, encoder, create=False) as store:
+        with SQLiteStore.open(subject.folder.memory, encoder, read_only=True) as store:
             figures = evaluate_recall(store, facts, space=options.space or "default", seed=options.seed)
         return {"file": options.file, **figures}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rhapsode.models.decoder import Decoder
+from rhapsode.models.contracts import LanguageModel
 from rhapsode.runfolder import RunFolder
 from rhapsode.text.tokenizer import Tokenizer
 
@@ -13,11 +13,12 @@ class Subject:
     """A loaded run: `header` is its run.json."""
 
     folder: RunFolder
-    decoder: Decoder
+    decoder: LanguageModel
     tokenizer: Tokenizer
     header: dict[str, Any]
 
     @property
     def isolate_documents(self) -> bool:
         """Whether the run learnt to look at nothing before the beginning of a document."""
-        return bool(self.header["request"]["recipe"]["training"]["isolate_documents"])
+        # a field has no such setting: it reads windows of the stream.
+        return bool(self.header["request"]["recipe"]["training"].get("isolate_documents", False))

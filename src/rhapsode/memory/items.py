@@ -16,6 +16,7 @@ FACTS_SUFFIX = ".tsv"
 _BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*(?=\n)")
 # an end mark, what closes after it, and a space; the marks of scripts that put no space after them.
 _SENTENCE_END = re.compile(rb"[.!?][\"')\]]*(?=\s)|\xe3\x80\x82|\xef\xbc\x81|\xef\xbc\x9f")
+_MORE_SENTENCES = re.compile(r"[.!?][\"')\]]*\s+\S|[\u3002\uff01\uff1f]\s*\S|\n\s*\n")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -31,8 +32,19 @@ def normalise_key(text: str) -> str:
 
 
 def sentence_item(text: str, key: str | None = None, source: str | None = None, space: str = "default") -> Item:
-    """Return the item of a sentence taught by hand: without a key, its normalised self is the key."""
-    return Item(text, normalise_key(key if key is not None else text) or None, source, space)
+    """Return the item of a text taught by hand; without a key, it gets `own_key`."""
+    return Item(text, (normalise_key(key) if key is not None else own_key(text)) or None, source, space)
+
+
+def own_key(text: str) -> str | None:
+    """Return the key of a text that was given none: a sentence's is its normalised self, several sentences have none.
+
+    So one sentence is one memory, whether it was taught by hand or in a file, and however it was spaced or capitalised.
+
+    >>> own_key("The sky is Blue."), own_key("The sky is blue. It is high.")
+    ('the sky is blue', None)
+    """
+    return None if _MORE_SENTENCES.search(text.strip()) else normalise_key(text) or None
 
 
 def read_items(path: str | Path, source: str | None = None, space: str = "default") -> list[Item]:
@@ -92,8 +104,8 @@ def _find_paragraphs(data: bytes, path: Path) -> Iterator[tuple[int, int, str | 
         while begin < stop:
             cut = _cut(data, begin, stop)
             _, trimmed = _strip(data, begin, cut)
-            if data[begin:trimmed].decode().strip():
-                yield begin, trimmed, None
+            if (text := data[begin:trimmed].decode()).strip():
+                yield begin, trimmed, own_key(text)
             begin, _ = _strip(data, cut, stop)
         start = end
 

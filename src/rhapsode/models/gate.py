@@ -17,9 +17,10 @@ compression" (arXiv 1112.3264).
 Shape letters: N positions, K memories, C vocabulary, F features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,30 +162,41 @@ class Gate:
             learnt.append(weights)
         return _mean(scores), Gate(self.kind, tuple(learnt), self.min_match_length)
 
-    def save(self, path: Path) -> None:
-        """Write the gate as JSON. Raises StateError if it cannot."""
+    def payload(self) -> dict[str, Any]:
+        """Return the gate, ready for JSON."""
         head = {"format_version": FORMAT_VERSION, "kind": self.kind, "min_match_length": self.min_match_length}
-        write_json(path, {**head, "weights": [part.tolist() for part in self.weights]})
+        return {**head, "weights": [part.tolist() for part in self.weights]}
 
     @classmethod
-    def load(cls, path: Path) -> "Gate":
-        """Read what `save` wrote.
+    def from_payload(cls, stored: Mapping[str, Any], where: Path) -> "Gate":
+        """Build what `payload` returned.
+
+        Args:
+            where: the file it comes from, for messages.
 
         Raises:
-            StateError: if it is missing, damaged, or of a newer version.
+            StateError: if it is damaged, or of a newer version.
         """
-        stored = read_json(path)
         version = stored.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise StateError(
-                f"{path} has format version {version!r}, and this rhapsode reads up to {FORMAT_VERSION}. "
+                f"{where} has format version {version!r}, and this rhapsode reads up to {FORMAT_VERSION}. "
                 "Install a newer rhapsode."
             )
         try:
             weights = tuple(np.array(part, dtype=np.float64) for part in stored["weights"])
             return cls(stored["kind"], weights, int(stored["min_match_length"]))
-        except (KeyError, TypeError, ValueError, IndexError):
-            raise StateError(f"{path} must hold a gate, but it is damaged. Fit it again.") from None
+        except (KeyError, TypeError, ValueError, IndexError, UserError):
+            raise StateError(f"{where} must hold a gate, but it is damaged. Fit it again.") from None
+
+    def save(self, path: Path) -> None:
+        """Write the gate as JSON. Raises StateError if it cannot."""
+        write_json(path, self.payload())
+
+    @classmethod
+    def load(cls, path: Path) -> "Gate":
+        """Read what `save` wrote. Raises StateError as `from_payload`, and if the file is missing."""
+        return cls.from_payload(read_json(path), path)
 
 
 def _check_kind(kind: str) -> None:

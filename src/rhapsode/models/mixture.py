@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rhapsode.errors import UserError
 from rhapsode.memory.token_contracts import AnyTokenMemory, TokenPredictions
-from rhapsode.models.decoder import Decoder
+from rhapsode.models.contracts import LanguageModel
 from rhapsode.models.gate import Gate, GateInputs, fit_gate, gate_inputs
+from rhapsode.models.scoring import window_bundles
 from rhapsode.text.batches import sliding_windows
 from rhapsode.text.shards import TokenArray
 
@@ -34,25 +35,30 @@ class MixtureScores:
 
 
 class Mixture:
-    """Mixes token memories into a model's predictions. States are those of the memories, in order; never changed.
+    """Mixes token memories into a model's predictions. States are those of all memories, in order; never changed.
 
     The model itself is passed in where it is needed, so that one mixture serves any way of running it.
+
+    A mixture may stand on another one, whose predictions are then what it takes for the model's. Where its own memories
+    are closed it is exactly the one beneath.
     """
 
-    def __init__(self, memories: Sequence[AnyTokenMemory], gate: Gate) -> None:
+    def __init__(self, memories: Sequence[AnyTokenMemory], gate: Gate, beneath: "Mixture | None" = None) -> None:
         """Store the parts.
 
         Raises:
             UserError: if the gate is for another number of memories, or their vocabularies differ.
         """
-        check_memories(memories)
+        self.memories: tuple[AnyTokenMemory, ...] = (*(beneath.memories if beneath else ()), *memories)
+        check_memories(self.memories)
         if gate.num_memories != len(memories):
             raise UserError(
                 f"the gate must be fitted for these {len(memories)} memories; got one for {gate.num_memories}. "
                 "Fit it again."
             )
-        self.memories = tuple(memories)
         self.gate = gate
+        self.beneath = beneath
+        self._first = len(self.memories) - len(memories)
 
     def start(self, ids: Int64[np.ndarray, " N"], hidden: Float[np.ndarray, "N D"] | None = None) -> tuple[Any, ...]:
         """Return the states after `ids`; see `TokenMemory.start`."""
@@ -66,9 +72,11 @@ class Mixture:
         return tuple(memory.advance(state, token_id, hidden) for memory, state in pairs)
 
     def mix(self, logits: Float[Tensor, " C"], states: tuple[Any, ...]) -> Float[Tensor, " C"]:
-        """Return the log-probabilities of the next id, or `logits` itself if the gate is closed for every memory."""
+        """Return the log-probabilities of the next id, or `logits` itself if every gate is closed for every memory."""
+        if self.beneath is not None:
+            logits = self.beneath.mix(logits, states[: self._first])
         found = []
-        for memory, state in zip(self.memories, states, strict=True):
+        for memory, state in zip(self.memories[self._first :], states[self._first :], strict=True):
             one = memory.predict(state)
             found.append(
                 TokenPredictions(
@@ -83,9 +91,14 @@ class Mixture:
         mixed = self.gate.mix(gate_inputs(ours, found, self.gate.min_match_length))[0]
         return torch.from_numpy(mixed).to(logits)
 
+    def inputs(self, log_probs: Float32[np.ndarray, "N C"], found: Sequence[TokenPredictions]) -> GateInputs:
+        """Return what this mixture's own gate sees of a stretch, given what the model and all memories say of it."""
+        under = mix_beneath(self.beneath, log_probs, found[: self._first])
+        return gate_inputs(under, found[self._first :], self.gate.min_match_length)
+
     def score(
         self,
-        model: Decoder,
+        model: LanguageModel,
         tokens: TokenArray,
         *,
         learn_as: Sequence[int | None] = (),
@@ -107,7 +120,7 @@ class Mixture:
         """
         mixture, model_scores, gate = [], [], self.gate
         for log_probs, found, targets in read_beside(model, tokens, self.memories, learn_as, stride):
-            inputs = gate_inputs(log_probs, found, gate.min_match_length)
+            inputs = self.inputs(log_probs, found)
             if rate > 0:
                 scores, gate = gate.learn(inputs, targets, rate)
             else:
@@ -128,8 +141,18 @@ def check_memories(memories: Sequence[AnyTokenMemory]) -> None:
         raise UserError(f"a mixture must have memories of one vocabulary; got sizes {sizes}.")
 
 
+def mix_beneath(
+    beneath: Mixture | None, log_probs: Float32[np.ndarray, "N C"], found: Sequence[TokenPredictions]
+) -> Float32[np.ndarray, "N C"]:
+    """Return what a mixture that stands on `beneath` takes for the model's log-probabilities. Cost O(N K C)."""
+    if beneath is None:
+        return log_probs
+    mixed: np.ndarray = beneath.gate.mix(beneath.inputs(log_probs, found)).astype(np.float32)
+    return mixed
+
+
 def read_beside(
-    model: Decoder,
+    model: LanguageModel,
     tokens: TokenArray,
     memories: Sequence[AnyTokenMemory],
     learn_as: Sequence[int | None] = (),
@@ -154,7 +177,7 @@ def read_beside(
 
 
 def run_model(
-    model: Decoder, tokens: TokenArray, stride: int | None = None
+    model: LanguageModel, tokens: TokenArray, stride: int | None = None
 ) -> Iterator[tuple[Float[Tensor, "N D"], Int64[np.ndarray, " N"]]]:
     """Yield, stretch by stretch, the vectors that a text's ids are predicted from, and the ids, all but the first.
 
@@ -163,15 +186,17 @@ def run_model(
     seq_len = model.config.seq_len
     device = next(model.parameters()).device
     stride = max(1, seq_len // 4) if stride is None else stride
-    for inputs, targets, mask in sliding_windows(tokens, seq_len, stride, _BATCH_SIZE):
+    for index, (inputs, targets, mask) in enumerate(sliding_windows(tokens, seq_len, stride, _BATCH_SIZE)):
         with torch.inference_mode():
-            hidden, _ = model.hidden(torch.from_numpy(inputs).to(device))
+            ids = torch.from_numpy(inputs).to(device)
+            bundles = window_bundles(model, tokens, stride, index, ids, torch.from_numpy(targets).to(device))
+            hidden, _ = model.hidden(ids, bundles=bundles)
             hidden = hidden[torch.from_numpy(mask).to(device)]
         yield hidden, targets[mask]
 
 
 def collect_vectors(
-    model: Decoder, tokens: TokenArray, stride: int | None = None
+    model: LanguageModel, tokens: TokenArray, stride: int | None = None
 ) -> tuple[Int64[np.ndarray, " N"], Float16[np.ndarray, "N D"]]:
     """Return all ids but the first and the vectors they are predicted from, to build a `KNNBase` of. 2 N D bytes."""
     pieces = [(ids, hidden.cpu().numpy().astype(np.float16)) for hidden, ids in run_model(model, tokens, stride)]
@@ -179,7 +204,7 @@ def collect_vectors(
 
 
 def calibrate(
-    model: Decoder,
+    model: LanguageModel,
     memories: Sequence[AnyTokenMemory],
     tokens: TokenArray,
     *,
@@ -187,23 +212,29 @@ def calibrate(
     min_match_length: int = 1,
     learn_as: Sequence[int | None] = (),
     stride: int | None = None,
+    beneath: Mixture | None = None,
+    max_bytes: int = _MAX_CALIBRATION_BYTES,
 ) -> Gate:
     """Fit a gate on calibration text, which neither the model nor the memories may hold.
 
     Args:
-        learn_as: for each memory, a row number that is free, if it is to learn the text as it reads, as it will when
-            it is used; or None. What was learnt is forgotten again.
+        learn_as: for each memory (of `beneath` first), a row number that is free, if it is to learn the text as it
+            reads, as it will when it is used; or None. What was learnt is forgotten again.
+        beneath: the mixture that the memories will stand on.
+        max_bytes: of log-probabilities that a geometric gate is fitted on; more text is thinned out evenly.
 
     Raises:
         UserError: as `Mixture.score` and `fit_gate`.
     """
-    check_memories(memories)
+    all_memories = [*(beneath.memories if beneath else ()), *memories]
+    check_memories(all_memories)
+    first = len(all_memories) - len(memories)
     size = len(tokens) * (len(memories) + 1) * memories[0].vocab_size * 4
-    step = -(-size // _MAX_CALIBRATION_BYTES) if kind != "linear" else 1
+    step = -(-size // max_bytes) if kind != "linear" else 1
     parts: list[GateInputs] = []
     wanted: list[Int64[np.ndarray, " N"]] = []
-    for log_probs, found, targets in read_beside(model, tokens, memories, learn_as, stride):
-        inputs = gate_inputs(log_probs, found, min_match_length)
+    for log_probs, found, targets in read_beside(model, tokens, all_memories, learn_as, stride):
+        inputs = gate_inputs(mix_beneath(beneath, log_probs, found[:first]), found[first:], min_match_length)
         if kind == "linear":
             # all that a linear gate needs is the target's probability: a vocabulary of one.
             theirs = np.take_along_axis(inputs.log_probs, targets[:, None, None], axis=2)
@@ -212,7 +243,7 @@ def calibrate(
         else:
             parts.append(GateInputs(inputs.log_probs[::step], inputs.features[::step], inputs.is_open[::step]))
             wanted.append(targets[::step])
-    for memory, row in zip(memories, learn_as, strict=False):
+    for memory, row in zip(all_memories, learn_as, strict=False):
         if row is not None:
             memory.forget(row)
     joined = GateInputs(*(np.concatenate(columns) for columns in zip(*map(_columns, parts), strict=True)))

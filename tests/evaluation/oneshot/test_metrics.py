@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rhapsode.evaluation.oneshot.metrics import abstention, auroc, conformal_threshold, difference, proportion
+from rhapsode.evaluation.oneshot.metrics import abstention, auroc, difference
+from rhapsode.ops.statistics import proportion
 
 
 def test_a_share_of_nothing_is_none() -> None:
@@ -57,18 +58,10 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
     assert auroc(taught, untaught) == pytest.approx(np.mean(pairs))
 
 
-def test_the_threshold_holds_its_error_rate() -> None:
-    random = np.random.default_rng(0)
-    above = [random.random() > (conformal_threshold(random.random(39), 0.1) or 1) for _ in range(2000)]
-    assert np.mean(above) == pytest.approx(0.1, abs=0.03)
-    assert conformal_threshold(np.arange(8.0), 0.1) is None
-    assert conformal_threshold(np.arange(9.0), 0.1) == 8
-
-
 def test_abstention_counts_answers_errors_and_fabrications() -> None:
     taught, right = np.array([0.9, 0.8, 0.7, 0.2]), np.array([True, True, False, True])
-    found = abstention(taught, right, np.array([0.1, 0.95]), np.linspace(0, 0.6, 9), 0.1)
+    found = abstention(taught, right, np.array([0.1, 0.95]), np.linspace(0, 0.6, 10), 0.1)
     assert (found["coverage"], found["risk"], found["fabricated"]) == (0.75, pytest.approx(1 / 3), 0.5)
     assert found["aurc"] == pytest.approx(np.mean([0, 0, 1 / 3, 1 / 4]))
     assert abstention(taught, right, taught, taught[:3])["coverage"] is None
-    assert abstention(taught, right, taught, np.full(9, 2.0))["risk"] is None
+    assert abstention(taught, right, taught, np.full(10, 2.0))["risk"] is None

@@ -27,6 +27,11 @@ def test_the_name_is_the_fingerprint() -> None:
     assert CallableEncoder(lengths, "a").fingerprint != CallableEncoder(lengths, "b").fingerprint
 
 
+def test_large_numbers_are_no_zeros() -> None:
+    encoder = CallableEncoder(lambda texts: [[3e200, 4e200] for _ in texts], "large")
+    np.testing.assert_allclose(encoder.encode(["a"]), [[0.6, 0.8]], rtol=1e-6)
+
+
 def test_rows_of_zeros_stay_zeros() -> None:
     assert (CallableEncoder(lambda texts: np.zeros((len(texts), 4)), "zeros").encode(["a"]) == 0).all()
 
@@ -38,6 +43,9 @@ def test_rows_of_zeros_stay_zeros() -> None:
         (lambda texts: np.zeros((2, 3)), r"must return an array of shape \(1, M\); got \(2, 3\)"),
         (lambda texts: np.zeros((1, 0)), r"must return an array of shape \(1, M\); got \(1, 0\)"),
         (lambda texts: np.full((len(texts), 3), np.nan), "must return finite numbers; got NaN"),
+        (lambda texts: ["a b c"], "must return numbers; got <U5"),
+        (lambda texts: [[1.0], [1.0, 2.0]][: len(texts) + 1], "must return rows of one length"),
+        (lambda texts: [[None]], "must return numbers; got object"),
         (lambda texts: np.full((len(texts), 3), np.inf), "must return finite numbers; got NaN"),
     ],
 )

@@ -121,7 +121,7 @@ def test_what_is_not_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"it is damaged \(encoder.width must be a multiple of 8; got 63. Try 56"):
         load_encoder(tmp_path)
     put(total=header["total"] + 1)
-    with pytest.raises(StateError, match="must match its own fingerprint"):
+    with pytest.raises(StateError, match=r"it does not match its own fingerprint.*rebuild --reencode"):
         load_encoder(tmp_path)
     put(kind="callable")
     with pytest.raises(UserError, match="must be of kind static; got 'callable'"):
@@ -134,7 +134,10 @@ def test_what_is_not_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="it is damaged"):
         load_encoder(tmp_path)
     (tmp_path / "encoder.safetensors").unlink()
-    with pytest.raises(StateError, match="must be readable"):
+    with pytest.raises(StateError, match="safetensors is missing"):
+        load_encoder(tmp_path)
+    (tmp_path / "encoder.safetensors").mkdir()
+    with pytest.raises(StateError, match="must be readable; got: Is a directory"):
         load_encoder(tmp_path)
 
 

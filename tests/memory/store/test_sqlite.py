@@ -7,10 +7,12 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from rhapsode.memory.config import IndexConfig, StoreConfig
 from rhapsode.memory.contracts import Item
 from rhapsode.memory.store import SQLiteStore, recover
 from rhapsode.memory.store.checks import encode_json
-from rhapsode.memory.store.database import FILE_NAME
+from rhapsode.memory.store.database import FILE_NAME, free_bytes
 
 SMALL_INDEX = StoreConfig(index=IndexConfig(flat_limit=200, lists_factor=0.5))
 QUERIES = ["Where is the bridge?", "What stands in Oslo since 1500?", "number7", "harbour market clock"]
@@ -137,11 +139,11 @@ def test_bad_searches_are_refused(tmp_path: Path) -> None:
 class BrokenEncoder(WordEncoder):
     """Gives what it is told to."""
 
-    def __init__(self, vectors: np.ndarray) -> None:
+    def __init__(self, vectors: Any) -> None:
         super().__init__()
         self.vectors = vectors
 
-    def encode(self, texts: list) -> np.ndarray:  # type: ignore[override]
+    def encode(self, texts: list) -> Any:  # type: ignore[override]
         return self.vectors
 
 
@@ -151,13 +153,71 @@ class BrokenEncoder(WordEncoder):
         (np.full((1, 32), np.nan), "vectors must be finite; got NaN or infinity in row 0. Nothing was written"),
         (np.ones((1, 31)), "vectors must be 32 wide; got 31"),
         (np.ones((2, 32)), r"vectors must have one row a text, \(1, M\); got \(2, 32\)"),
+        ([["a"] * 32], r"vectors must be numbers; got <U1"),
+        ([[None] * 32], r"vectors must be numbers; got object"),
+        ([[1.0], [1.0, 2.0]], r"vectors must be rows of one length; got list"),
     ],
 )
-def test_a_broken_encoder_writes_nothing(tmp_path: Path, vectors: np.ndarray, problem: str) -> None:
-    with SQLiteStore.open(tmp_path, BrokenEncoder(vectors.astype(np.float32))) as store:
+def test_a_broken_encoder_writes_nothing(tmp_path: Path, vectors: Any, problem: str) -> None:
+    with SQLiteStore.open(tmp_path, BrokenEncoder(vectors)) as store:
         with pytest.raises(StateError, match=f"the encoder words-32-0's {problem}"):
             store.write([Item("text")])
         assert list(store.rows()) == []
+
+
+@pytest.mark.parametrize("size", [1e200, 1e308, 1e-200, 1.0])
+def test_the_size_of_a_vector_does_not_matter(tmp_path: Path, size: float) -> None:
+    vectors = np.random.default_rng(0).normal(size=(1, 32))
+    with SQLiteStore.open(tmp_path, BrokenEncoder(vectors / np.abs(vectors).max() * size)) as store:
+        store.write([Item("text")])
+        (hit,) = store.search("x", mode="vector")
+        assert hit.score == pytest.approx(1, abs=1e-3)
+
+
+def test_saving_waits_for_who_changes_the_indexes(tmp_path: Path) -> None:
+    with SQLiteStore.open(tmp_path, WordEncoder()) as store:
+        store.write(make_facts(3))
+        done = threading.Event()
+        thread = threading.Thread(target=lambda: (store._vectors.save_if_stale(), done.set()))
+        with store._database.lock:
+            thread.start()
+            assert not done.wait(0.1)
+        thread.join()
+        assert done.is_set()
+
+
+def test_versions_of_a_key(tmp_path: Path) -> None:
+    with SQLiteStore.open(tmp_path) as store:
+        old, new = (store.write([Item(text, key="Mayor")]).ids[0] for text in ("Ana", "Rui"))
+        (other,) = store.write([Item("Eva", key="Mayor", space="town")]).ids
+        (none,) = store.write([Item("no key")]).ids
+        assert [row.id for row in store.versions("Mayor")] == [old, new, other]
+        assert [row.id for row in store.versions("Mayor", "town")] == [other]
+        assert store.versions("mayor") == []
+        assert [row.id for row in store.with_versions([none, new])] == [old, new, none]
+        assert [row.id for row in store.restored_without([new, other, none])] == [old]
+        assert store.restored_without([old]) == store.restored_without([old, new]) == []
+        with pytest.raises(UserError, match="got 99"):
+            store.with_versions([99])
+        assert store.forget([new, other, none]).restored == [old]
+
+
+def test_labels_of_earlier_times_are_found_and_imported(tmp_path: Path) -> None:
+    with SQLiteStore.open(tmp_path / "a") as store:
+        for label in ("first", "second", "second", "third", "first"):
+            store.write([Item("text", source=label)])
+        (row,) = store.rows(source="second")
+        assert (row.source, row.provenance) == ("first", {"earlier_sources": ["second", "third"]})
+        store.export(tmp_path / "rows")
+    with SQLiteStore.open(tmp_path / "b") as store:
+        store.import_(tmp_path / "rows")
+        store.write([Item("text", source="second", metadata={"a": 1}, provenance={"file": "f"})])
+        for label in ("first", "second", "third"):
+            (row,) = store.rows(source=label)
+        assert row.provenance == {"file": "f", "earlier_sources": ["third", "first"]}
+        store.write([Item("text")])
+        assert next(store.rows()) == row
+        assert store.verify() == []
 
 
 def test_given_vectors_are_checked(tmp_path: Path) -> None:
@@ -316,6 +376,29 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         assert len(store.write(make_facts(20, start=100)).ids) == 20
 
 
+def test_no_room_is_told_by_whatever_name_it_comes(tmp_path: Path) -> None:
+    with SQLiteStore.open(tmp_path) as store:
+        database = store._database
+        with (
+            pytest.raises(StateError, match="must be on a disk with free space; got: No space left"),
+            database.errors(),
+        ):
+            Path("/dev/full").write_text("x")
+        assert free_bytes(tmp_path) > 0
+        assert free_bytes(Path("/proc")) == 0
+        failure = sqlite3.OperationalError("disk I/O error")
+        failure.sqlite_errorname = "SQLITE_IOERR_WRITE"
+        with pytest.raises(StateError, match="must be usable; got: disk I/O error"), database.errors():
+            raise failure
+        database.folder = Path("/proc")
+        with (
+            pytest.raises(StateError, match="/proc must be on a disk with free space; got: disk I/O"),
+            database.errors(),
+        ):
+            raise failure
+        database.folder = tmp_path
+
+
 def test_a_lock_that_is_held_for_too_long_is_told(tmp_path: Path) -> None:
     with SQLiteStore.open(tmp_path, config=StoreConfig(busy_timeout_s=0.05)) as store:
         blocker = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
@@ -346,7 +429,7 @@ def test_a_damaged_database_is_refused_and_recovered(tmp_path: Path) -> None:
             list(store.rows())
     recovery = recover(folder)
     assert 200 < recovery.rows < 295
-    assert recovery.rows + recovery.unreadable == 295
+    assert recovery.rows + len(recovery.unreadable) == 295
     assert recovery.damaged.read_bytes() == bytes(data)
     with SQLiteStore.open(folder, WordEncoder()) as store:
         assert store.verify() == [

@@ -57,7 +57,8 @@ def _consolidate(
     """Fine-tune on synthetic sentences of the entries, without the memory; return the ids that may go.
 
     `delete` gives them all up. `verify` keeps an entry whose words the model does not answer without the memory, and
-    takes the training back if other memories that worked no longer do.
+    takes the training back if another memory that worked no longer does once the entries are gone. It looks at memories
+    that were not trained on.
     """
     assert learner.memory is not None
     entries: list[Remembered] = learner.memory.values(ids)
@@ -66,15 +67,23 @@ def _consolidate(
         learner.train(stories, tuning, random, use_memory=False)
         return list(ids)
     others = [remembered.story for remembered in learner.memory.values(learner.memory.ids) if remembered not in entries]
-    others = others[:_CHECKED]
+    others = [others[i] for i in random.permutation(len(others))]
+    # what is rehearsed cannot be what the check rests on.
+    checked, rehearsed = others[::2][:_CHECKED], others[1::2][:_CHECKED]
     before = copy.deepcopy(learner.network.state_dict())
-    worked = _right(learner, others, use_memory=True)
-    learner.train([*stories, *others], tuning, random, use_memory=False)
-    if (worked & ~_right(learner, others, use_memory=True)).any():
+    worked = _right(learner, checked, use_memory=True)
+    learner.train([*stories, *rehearsed], tuning, random, use_memory=False)
+    known = _right(learner, [remembered.story for remembered in entries], use_memory=False)
+    leaving = [identity for identity, right in zip(ids, known.tolist(), strict=True) if right]
+    memory = learner.memory
+    learner.memory = copy.deepcopy(memory)
+    learner.memory.forget(leaving)
+    is_hurt = bool((worked & ~_right(learner, checked, use_memory=True)).any())
+    learner.memory = memory
+    if is_hurt:
         learner.network.load_state_dict(before)
         return []
-    known = _right(learner, [remembered.story for remembered in entries], use_memory=False)
-    return [identity for identity, right in zip(ids, known.tolist(), strict=True) if right]
+    return leaving
 
 
 def _right(learner: Learner, stories: Sequence[Story], *, use_memory: bool) -> torch.Tensor:

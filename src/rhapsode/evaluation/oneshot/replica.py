@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from rhapsode.evaluation.oneshot.contracts import Answers, Counters, Method, Story
-from rhapsode.evaluation.oneshot.metrics import abstention, proportion
+from rhapsode.evaluation.oneshot.metrics import abstention
 from rhapsode.evaluation.oneshot.presets import Preset, choose_presets
 from rhapsode.evaluation.oneshot.simple import BagOfWords, LexicalMemory, Majority, RandomNearest
 from rhapsode.evaluation.oneshot.task import Task, TaskConfig, make_task
 from rhapsode.memory.policies import Policies
+from rhapsode.ops.statistics import proportion
 
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 

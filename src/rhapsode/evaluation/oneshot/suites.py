@@ -13,6 +13,7 @@ from rhapsode.evaluation.oneshot.task import TaskConfig
 from rhapsode.evaluation.oneshot.wordnet_run import run_wordnet
 from rhapsode.evaluation.oneshot.wordnet_task import WordNetConfig
 from rhapsode.evaluation.subject import Subject
+from rhapsode.models.decoder import Decoder
 
 _QUICK_SEEDS = 2
 _QUICK_STEPS = 20
@@ -67,6 +68,10 @@ class OneShotWordNet:
         config = WordNetConfig()
         if options.quick:
             config = WordNetConfig(max_words=600, max_corpus=10_000, shots=(1,), further=(100, 1_000))
+        if not isinstance(subject.decoder, Decoder):
+            raise UserError(
+                "--suite oneshot-wordnet must have a decoder's states; this run is a field. Use another run."
+            )
         encoder = RunEncoder(subject.decoder, subject.tokenizer)
         rows = run_wordnet(options.wordnet, config, seed=options.seed, run_encoder=encoder, progress=_say)
         tables: dict[str, list[dict[str, Any]]] = {"accuracy": [], "abstention": [], "retention": []}

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rhapsode.evaluation.oneshot.matcher import MatcherConfig, count_vectors, make_pairs
-from rhapsode.evaluation.oneshot.metrics import difference, proportion
+from rhapsode.evaluation.oneshot.metrics import difference
 from rhapsode.evaluation.oneshot.rounds import answers_right, draw_candidates, make_round, measure_abstention
 from rhapsode.evaluation.oneshot.wordnet import read_wordnet
 from rhapsode.evaluation.oneshot.wordnet_methods import (
@@ -24,6 +24,7 @@ from rhapsode.evaluation.oneshot.wordnet_methods import (
     random_encoder,
 )
 from rhapsode.evaluation.oneshot.wordnet_task import VARIANTS, HonestTask, Variant, WordNetConfig, make_wordnet_task
+from rhapsode.ops.statistics import proportion
 
 Encode = Callable[[list[str]], Float[np.ndarray, "N D"]]
 OURS = "rhapsode"

@@ -1,5 +1,6 @@
 """An encoder on disk: `encoder.json` says what it is, `encoder.safetensors` holds its arrays. No pickle."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +15,10 @@ from rhapsode.runfolder import read_json, write_atomic, write_json
 
 FORMAT_VERSION = 1
 HEADER, ARRAYS = "encoder.json", "encoder.safetensors"
+
+
+class DamagedEncoderError(StateError):
+    """The files of an encoder are damaged or do not fit together; nothing but training it anew helps."""
 
 
 @runtime_checkable
@@ -44,7 +49,13 @@ def read_header(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """
     if not (folder / HEADER).is_file():
         raise UserError(f"the encoder must be a folder with {HEADER}; got {folder}. Train one or name another folder.")
-    header = read_json(folder / HEADER)
+    try:
+        header = read_json(folder / HEADER)
+    except StateError as error:
+        # a file that may not be read is not damaged, and must not be replaced.
+        if isinstance(error.__context__, OSError):
+            raise
+        raise damaged(folder, f"{HEADER} holds no JSON object") from None
     version = header.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise StateError(
@@ -63,19 +74,24 @@ def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Read the arrays. Raises StateError if the file is missing or damaged."""
+    """Read the arrays. Raises DamagedEncoderError if it is missing or damaged, StateError if it cannot be read."""
     try:
         arrays: dict[str, np.ndarray] = load_safetensors((folder / ARRAYS).read_bytes())
+    except FileNotFoundError:
+        raise damaged(folder, f"{ARRAYS} is missing") from None
     except OSError as error:
-        raise StateError(f"{folder / ARRAYS} must be readable; got: {error.strerror}. Restore it.") from None
+        raise StateError(f"{folder / ARRAYS} must be readable; got: {error.strerror}.") from None
     except (SafetensorError, ValueError) as error:
         raise damaged(folder, str(error)) from None
     return arrays
 
 
-def damaged(folder: Path, why: str) -> StateError:
+def damaged(folder: Path, why: str) -> DamagedEncoderError:
     """Build the error for an encoder whose files do not fit together."""
-    return StateError(f"{folder} must hold an encoder, but it is damaged ({why}). Restore it or train again.")
+    return DamagedEncoderError(
+        f"{folder} must hold an encoder, but it is damaged ({why}). Restore it, or train the default one anew with: "
+        f"rhapsode memory {shlex.quote(str(folder.parent))} rebuild --reencode"
+    )
 
 
 def _make_folder(folder: Path) -> None:

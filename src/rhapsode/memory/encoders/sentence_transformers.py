@@ -71,7 +71,7 @@ class SentenceTransformersEncoder:
         if encoder.fingerprint != header.get("fingerprint"):
             raise UserError(
                 f"the encoder in {encoder.folder} must be the one the memory was written with; its files changed. "
-                "Restore them, or re-encode with: rhapsode memory RUN rebuild --encoder"
+                f"Restore them, or encode again with: rhapsode memory RUN rebuild --encoder {encoder.folder}"
             )
         return encoder
 

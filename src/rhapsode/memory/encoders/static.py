@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from rhapsode.config import build_config
-from rhapsode.errors import StateError
 from rhapsode.memory.encoders.config import StaticEncoderConfig
 from rhapsode.memory.encoders.files import damaged, load_arrays, read_header, save_arrays, write_header
 from rhapsode.memory.encoders.spelling import spelling_vector
@@ -135,7 +134,7 @@ class StaticEncoder:
             raise damaged(folder, f"{len(words)} words and vectors of shape {meanings.shape}")
         encoder = cls(config, words, counts, total, meanings.astype(np.float32), common)
         if encoder.fingerprint != header.get("fingerprint"):
-            raise StateError(f"{folder} must match its own fingerprint, but it was changed. Restore it or train again.")
+            raise damaged(folder, "it does not match its own fingerprint")
         return encoder
 
     def _encode_words(self, split: Sequence[Sequence[str]]) -> Float32[np.ndarray, "N M"]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from rhapsode.errors import StateError, UserError
 from rhapsode.memory.config import StoreConfig
@@ -24,17 +24,27 @@ def check_string(text: str, what: str, limit: int) -> str:
         raise UserError(f"{what} must hold more than white space; got {text[:20]!r}.")
     if (at := text.find("\0")) >= 0:
         raise UserError(f"{what} must not hold the character NUL; got one at character {at}. Remove it.")
+    size = len(check_unicode(text, what).encode("utf-8"))
+    if size > limit:
+        raise UserError(
+            f"{what} must be at most {limit:,} bytes long; got {size:,}. Split it, as teaching a file does."
+        )
+    return text
+
+
+def check_unicode(text: str, what: str) -> str:
+    """Return `text` if a database can be asked for it.
+
+    Raises:
+        UserError: if it holds half a character, as arguments in another encoding than the terminal's do.
+    """
     try:
-        size = len(text.encode("utf-8"))
+        text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
             f"{what} must be valid Unicode; got half of a surrogate pair at character {error.start}. "
             "Decode the text from bytes with its true encoding."
         ) from None
-    if size > limit:
-        raise UserError(
-            f"{what} must be at most {limit:,} bytes long; got {size:,}. Split it, as teaching a file does."
-        )
     return text
 
 
@@ -80,7 +90,7 @@ def check_k(k: int) -> None:
 
 
 def check_vectors(
-    vectors: Float[np.ndarray, "N M"], num_texts: int, width: int | None, what: str = "vectors"
+    vectors: np.ndarray, num_texts: int, width: int | None, what: str = "vectors"
 ) -> Float32[np.ndarray, "N M"]:
     """Return vectors of unit length (zeros stay zeros) as float32.
 
@@ -88,8 +98,10 @@ def check_vectors(
         width: what the store's vectors have; None while it has none.
 
     Raises:
-        UserError: if the shape is wrong or a value is not finite.
+        UserError: if the values are no numbers, the shape is wrong, or a value is not finite.
     """
+    if vectors.dtype.kind not in "fiu":
+        raise UserError(f"{what} must be numbers; got {vectors.dtype}.")
     if vectors.ndim != 2 or len(vectors) != num_texts:
         raise UserError(f"{what} must have one row a text, ({num_texts}, M); got {vectors.shape}.")
     if vectors.shape[1] < 1 or (width is not None and vectors.shape[1] != width):
@@ -98,21 +110,35 @@ def check_vectors(
     if len(wrong):
         raise UserError(f"{what} must be finite; got NaN or infinity in row {wrong[0]}.")
     exact = vectors.astype(np.float64)
+    # squares of what is far from 1 overflow, or vanish: the largest number of each row is made 1 first.
+    peaks = np.abs(exact).max(axis=1, keepdims=True)
+    exact = np.divide(exact, peaks, out=np.zeros_like(exact), where=peaks > 0)
     norms = np.linalg.norm(exact, axis=1, keepdims=True)
     unit: Float32[np.ndarray, "N M"] = np.divide(exact, norms, out=np.zeros_like(exact), where=norms > 0).astype("f4")
     return unit
+
+
+def as_array(values: Any, what: str) -> np.ndarray:
+    """Return what somebody else's code gave as an array.
+
+    Raises:
+        UserError: if rows differ in length, or it is nothing that numpy knows.
+    """
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, OverflowError):
+        raise UserError(f"{what} must be rows of one length; got {type(values).__name__} of several.") from None
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str]) -> Float32[np.ndarray, "N M"]:
     """Encode and check what came out.
 
     Raises:
-        StateError: if the encoder gives another shape than it promised, or values that are not finite.
+        StateError: if the encoder gives another shape than it promised, or what are no finite numbers.
     """
     vectors = encoder.encode(texts)
+    what = f"the encoder {encoder.fingerprint}'s vectors"
     try:
-        return check_vectors(
-            np.asarray(vectors), len(texts), encoder.width, f"the encoder {encoder.fingerprint}'s vectors"
-        )
+        return check_vectors(as_array(vectors, what), len(texts), encoder.width, what)
     except UserError as error:
         raise StateError(f"{error} Nothing was written.") from None

@@ -1,20 +1,39 @@
 """One connection to a store's SQLite file: how it is opened, locked, checkpointed, and how its errors are told."""
 
+import errno
+import json
 import os
+import shlex
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from rhapsode.errors import StateError, UserError
 from rhapsode.memory.config import StoreConfig
 from rhapsode.memory.store.schema import MIGRATIONS, check_version, migrate, schema_version
 from rhapsode.memory.store.sweep import RawFile
+from rhapsode.runfolder import sync_folder
 
 FILE_NAME = "memory.db"
 DAMAGED_NAME = f"{FILE_NAME}.damaged"
 """What a recovery puts aside; it may hold rows that were forgotten."""
+FULL_BYTES = 1 << 16
+"""A disk with less than this is full: SQLite tells some writes that found no room as failures of the device."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def recovery_command(folder: Path) -> str:
+    """Return the command that copies what can be read out of the damaged database in `folder`."""
+    return f"rhapsode memory {shlex.quote(str(folder.parent))} rebuild --recover"
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much may still be written to the disk of `folder`."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
 
 
 def put_aside(folder: Path) -> list[Path]:
@@ -57,17 +76,41 @@ class Database:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise self._full(error.strerror) from None
             raise StateError(f"{self.folder} must be writable; got: {error.strerror}. Choose another folder.") from None
 
     def _connect_writable(self) -> sqlite3.Connection:
-        # an existing descriptor is needed before the connection, so that closing it can never drop SQLite's locks.
-        descriptor = None if self.path.exists() else os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        if descriptor is not None:
-            os.close(descriptor)
+        if not self.path.exists():
+            self._create()
+        if not self.path.stat().st_size:
+            # a new store appears whole, so this one has lost what it held; SQLite would begin again at id 1.
+            raise self._damaged("an empty file")
+        # a descriptor is needed before the connection, so that closing it can never drop SQLite's locks.
         self._raw = RawFile(self.path)
         return connect(self.path, self.config)
 
+    def _create(self) -> None:
+        """Make a whole store under another name, and let it appear unless another process was faster."""
+        descriptor, name = tempfile.mkstemp(prefix=f".{FILE_NAME}.", dir=self.folder)
+        os.close(descriptor)
+        new = Path(name)
+        try:
+            new.chmod(0o644)
+            with closing(connect(new, self.config)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                migrate(connection)
+                connection.execute("COMMIT")
+            with suppress(FileExistsError):
+                os.link(new, self.path)
+        finally:
+            for left in self.folder.glob(f"{new.name}*"):
+                left.unlink()
+        sync_folder(self.folder)
+
     def _connect_read_only(self) -> sqlite3.Connection:
+        if not self.path.stat().st_size:
+            raise self._damaged("an empty file")
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         try:
@@ -75,6 +118,9 @@ class Database:
             return connection
         except sqlite3.OperationalError:
             connection.close()
+        except BaseException:
+            connection.close()
+            raise
         # a WAL database cannot be read where its shared memory cannot be made; without a log it is a plain file.
         if self.wal.exists() and self.wal.stat().st_size:
             raise StateError(
@@ -112,18 +158,31 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise self._explain(error) from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            # SQLite has no checksums: a page that is damaged may still look like one.
+            raise self._damaged(error) from error
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise self._full(error.strerror) from error
             raise StateError(f"{self.folder} must be readable and writable; got: {error.strerror}.") from error
+
+    def _damaged(self, why: object) -> StateError:
+        return StateError(
+            f"{self.path} must be an intact database; got: {why}. Recover what can be read with: "
+            f"{recovery_command(self.folder)}"
+        )
+
+    def _full(self, why: object) -> StateError:
+        return StateError(f"{self.folder} must be on a disk with free space; got: {why}. Nothing was changed.")
 
     def _explain(self, error: sqlite3.Error) -> StateError:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return StateError(
-                f"{self.path} must be an intact database; got: {error}. Recover what can be read with: "
-                f"rhapsode memory {self.folder.parent} rebuild --recover"
-            )
+            return self._damaged(error)
         if name.startswith("SQLITE_FULL"):
-            return StateError(f"{self.folder} must be on a disk with free space; got: {error}. Nothing was changed.")
+            return self._full(error)
+        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and free_bytes(self.folder) < FULL_BYTES:
+            return self._full(error)
         if name.startswith("SQLITE_BUSY"):
             return StateError(f"{self.path} must be free within {self.config.busy_timeout_s:g} s; got: {error}.")
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):

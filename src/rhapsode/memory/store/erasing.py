@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rhapsode.errors import UserError
+from rhapsode.errors import StateError, UserError
 from rhapsode.memory.store.database import Database, connect, put_aside
 from rhapsode.memory.store.index_files import erase_from_files
 from rhapsode.memory.store.postings import PostingChanges
@@ -88,6 +88,16 @@ def finish_erasures(database: Database, timeout_s: float) -> bool:
     """
     if put_aside(database.folder):
         return False
+    try:
+        return _finish_in_time(database, timeout_s)
+    except StateError as error:
+        raise StateError(
+            f"{str(error).removesuffix(' Nothing was changed.')} What was forgotten is deleted; its bytes are erased "
+            "when the memory is next opened for writing."
+        ) from error
+
+
+def _finish_in_time(database: Database, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     # a connection of its own: what it commits makes all others, this store's too, drop the pages they hold.
     with database.lock, database.errors():

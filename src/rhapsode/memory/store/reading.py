@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from rhapsode.errors import UserError, unknown_name
 from rhapsode.memory.contracts import Change, Row
-from rhapsode.memory.store.checks import encode_json
+from rhapsode.memory.store.checks import check_unicode, encode_json
 
 PAGE = 1_000
 """Rows read in one snapshot: a listing that is never finished must not keep the log from being emptied."""
@@ -54,7 +54,7 @@ def find_space(connection: sqlite3.Connection, name: str) -> int:
     Raises:
         UserError: if there is none of this name.
     """
-    found = connection.execute("SELECT id FROM spaces WHERE name = ?", (name,)).fetchone()
+    found = connection.execute("SELECT id FROM spaces WHERE name = ?", (check_unicode(name, "space"),)).fetchone()
     if found is None:
         raise unknown_name("space", name, space_names(connection))
     return int(found[0])
@@ -103,13 +103,14 @@ def iterate_rows(
     while left is None or left > 0:
         size = PAGE if left is None else min(PAGE, left)
         with snapshot() as connection:
-            page = connection.execute(
+            found = connection.execute(
                 query, (after_id, *(value for _, values in conditions for value in values), size)
-            ).fetchall()
-        yield from map(make_row, page)
+            )
+            page = [make_row(values) for values in found]
+        yield from page
         if len(page) < size:
             return
-        after_id = page[-1][0]
+        after_id = page[-1].id
         left = None if left is None else left - size
 
 
@@ -119,11 +120,17 @@ def filter_ids(connection: sqlite3.Connection, space: int, where: Mapping[str, A
     for name, value in where.items():
         found = connection.execute(
             "SELECT id FROM facets WHERE space = ? AND name = ? AND value = ? ORDER BY id",
-            (space, name, encode_json(value, f"where.{name}")),
+            (space, *facet(name, value)),
         ).fetchall()
         ids = np.array(found, dtype=np.int64).reshape(-1)
         allowed = ids if allowed is None else np.intersect1d(allowed, ids, assume_unique=True)
     return np.empty(0, dtype=np.int64) if allowed is None else allowed
+
+
+def facet(name: str, value: Any) -> tuple[str, str]:
+    """Return a filter's name and value as they are stored. Raises UserError if it cannot be looked for."""
+    what = f"where.{name}"
+    return check_unicode(name, "where"), check_unicode(encode_json(value, what), what)
 
 
 def match_ids(connection: sqlite3.Connection, text: str, space: int | None) -> list[int]:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from rhapsode.errors import UserError, unknown_name
+from rhapsode.errors import StateError, UserError, unknown_name
 from rhapsode.memory.config import StoreConfig
 from rhapsode.memory.contracts import Encoder, Hit
 from rhapsode.memory.store.checks import MODES, check_k, check_string, check_vectors, encode_texts
 from rhapsode.memory.store.database import Database
-from rhapsode.memory.store.reading import filter_ids, find_space, get_rows, read_setting, read_width
+from rhapsode.memory.store.reading import filter_ids, find_space, get_rows_that_exist, read_setting, read_width
 from rhapsode.memory.store.text_search import search_text, take_best
 from rhapsode.memory.store.vector_search import VectorSearch
 from rhapsode.memory.store.vectors import compute_cosines
@@ -65,7 +65,12 @@ class Searcher:
             if unit is not None and unit.any():
                 present, cosines = compute_cosines(connection, np.array([i for i, _ in best], dtype=np.int64), unit)
                 cosine = dict(zip(present.tolist(), cosines.tolist(), strict=True))
-            rows = get_rows(connection, [row_id for row_id, _ in best])
+            rows = get_rows_that_exist(connection, [row_id for row_id, _ in best])
+            if len(rows) < len(best):
+                raise StateError(
+                    "the index of the memory must name rows that are there; it does not. "
+                    "Repair it with: rhapsode memory RUN rebuild"
+                )
         self._vectors.save_if_stale()
         hits = []
         for row, (row_id, fused) in zip(rows, best, strict=True):

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from rhapsode.memory.config import StoreConfig
 from rhapsode.memory.contracts import Change, Encoder, Erasure, Hit, Item, Row, Written
-from rhapsode.memory.store.checks import check_item, check_string, check_vectors, encode_json, encode_texts
+from rhapsode.memory.items import normalise_key
+from rhapsode.memory.store.checks import check_item, check_string, check_vectors, encode_texts
 from rhapsode.memory.store.database import Database
 from rhapsode.memory.store.erasing import delete_rows, finish_erasures, has_erasures
 from rhapsode.memory.store.maintenance import (
@@ -25,6 +26,7 @@ from rhapsode.memory.store.maintenance import (
 )
 from rhapsode.memory.store.reading import (
     Condition,
+    facet,
     find_space,
     get_rows,
     iterate_rows,
@@ -38,10 +40,16 @@ from rhapsode.memory.store.statistics import count_rows, document_frequencies, s
 from rhapsode.memory.store.transfer import export_lines, read_lines, write_lines
 from rhapsode.memory.store.vector_search import VectorSearch
 from rhapsode.memory.store.verifying import find_problems
-from rhapsode.memory.store.writing import Writer, encoder_changed
+from rhapsode.memory.store.versions import add_versions, find_versions, restored_without
+from rhapsode.memory.store.writing import EARLIER_SOURCES, Writer, encoder_changed
 from rhapsode.memory.terms import searchable
 
 IMPORTED_AT_ONCE = 1_000
+# a label of earlier times stands in the provenance; the text is looked at before it is parsed.
+_HAS_SOURCE = (
+    f"(source = ? OR (instr(provenance, '\"{EARLIER_SOURCES}\"') AND EXISTS "
+    f"(SELECT 1 FROM json_each(provenance, '$.{EARLIER_SOURCES}') AS label WHERE label.value = ?)))"
+)
 
 
 class SQLiteStore:
@@ -88,12 +96,16 @@ class SQLiteStore:
         store = cls(database, encoder, config)
         try:
             store._check_encoder()
-            if not read_only and has_erasures(database.connection):
+            if not read_only and store._has_erasures():
                 finish_erasures(database, config.erase_timeout_s)
         except BaseException:
             store.close()
             raise
         return store
+
+    def _has_erasures(self) -> bool:
+        with self._database.snapshot() as connection:
+            return has_erasures(connection)
 
     def _check_encoder(self) -> None:
         with self._database.snapshot() as connection:
@@ -126,8 +138,7 @@ class SQLiteStore:
             UserError: naming the first item that cannot be stored, and why.
             StateError: if the encoder gives unusable vectors, or the disk is full; nothing was written.
         """
-        for number, item in enumerate(items):
-            check_item(item, self._config, number if len(items) > 1 else None)
+        self.check(items)
         unit = None
         if vectors is not None:
             unit = check_vectors(vectors, len(items), None)
@@ -137,6 +148,11 @@ class SQLiteStore:
             writer = Writer(connection, None if self._encoder is None else self._encoder.fingerprint)
             writer.write(items, unit)
             return writer.finish()
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Raise UserError naming the first item that cannot be stored, and why; nothing is written."""
+        for number, item in enumerate(items):
+            check_item(item, self._config, number if len(items) > 1 else None)
 
     def search(
         self,
@@ -188,13 +204,14 @@ class SQLiteStore:
             with self._database.snapshot() as connection:
                 conditions.append(("rows.space = ?", (find_space(connection, space),)))
         if source is not None:
-            conditions.append(("source = ?", (source,)))
+            check_string(source, "source", self._config.max_text_bytes)
+            conditions.append((_HAS_SOURCE, (source, source)))
         for name, value in (where or {}).items():
             condition = (
                 "EXISTS (SELECT 1 FROM facets "
                 "WHERE facets.space = rows.space AND name = ? AND value = ? AND facets.id = rows.id)"
             )
-            conditions.append((condition, (name, encode_json(value, f"where.{name}"))))
+            conditions.append((condition, facet(name, value)))
         return iterate_rows(self._database.snapshot, conditions, after_id, limit)
 
     def match(self, text: str, space: str | None = None) -> list[Row]:
@@ -207,6 +224,29 @@ class SQLiteStore:
         with self._database.snapshot() as connection:
             number = None if space is None else find_space(connection, space)
             return get_rows(connection, match_ids(connection, text, number))
+
+    def versions(self, key: str, space: str | None = None) -> list[Row]:
+        """Return all rows under a key, superseded ones too, in the order of their ids.
+
+        The key is looked for as it is, and in the form in which the keys of what is taught by hand are kept.
+
+        Raises:
+            UserError: if the key is empty or there is no such space.
+        """
+        check_string(key, "key", self._config.max_text_bytes)
+        with self._database.snapshot() as connection:
+            return get_rows(connection, find_versions(connection, [key, normalise_key(key)], space))
+
+    def with_versions(self, ids: Sequence[int]) -> list[Row]:
+        """Return rows and every other version of their keys. Raises UserError naming the first id that is not there."""
+        with self._database.snapshot() as connection:
+            get_rows(connection, ids)
+            return get_rows(connection, add_versions(connection, ids))
+
+    def restored_without(self, ids: Sequence[int]) -> list[Row]:
+        """Return the older versions that would answer again if these rows were forgotten."""
+        with self._database.snapshot() as connection:
+            return get_rows(connection, restored_without(connection, ids))
 
     def count(self, space: str = "default") -> int:
         """Return the number of current rows of a space. Raises UserError if there is no such space."""

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,13 @@ from rhapsode.memory.contracts import Item
 from rhapsode.memory.store.database import DAMAGED_NAME, FILE_NAME, Database, put_aside
 from rhapsode.memory.store.maintenance import rebuild_tables
 from rhapsode.memory.store.reading import Snapshot, get_rows_that_exist
+from rhapsode.memory.store.writing import hash_text
 from rhapsode.runfolder import sync_folder
 
 PAGE = 1_000
 _ITEM_FIELDS = ("key", "text", "source", "space", "metadata", "provenance", "created_at")
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged database raises; its messages may hold bytes of the damage."""
 _OTHER_FIELDS = ("id", "version", "superseded_by", "encoder")
 
 
@@ -103,7 +106,7 @@ class Recovery:
     """What was saved from a damaged database."""
 
     rows: int
-    unreadable: int
+    unreadable: list[int]
     """Ids at which the damage was met; some of them may have been forgotten before."""
     damaged: Path
     """Where the damaged file is now. It may hold forgotten rows, so nothing counts as erased until it is deleted."""
@@ -125,8 +128,10 @@ def recover(folder: str | Path, config: StoreConfig | None = None) -> Recovery:
     shutil.rmtree(work, ignore_errors=True)
     with closing(sqlite3.connect(old, isolation_level=None)) as source:
         try:
+            if not old.stat().st_size:
+                raise sqlite3.DatabaseError("an empty file")
             source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             raise StateError(
                 f"{old} must have a readable header; got: {error}. "
                 "Nothing can be recovered: remove it, and import an export."
@@ -159,22 +164,27 @@ _ROW_COLUMNS = (
 )
 
 
-def _copy_readable(source: sqlite3.Connection, target: sqlite3.Connection) -> tuple[int, int]:
-    names = dict(_readable(source, "SELECT id, name FROM spaces"))
-    settings = _readable(source, "SELECT name, value FROM settings")
-    sequences = dict(_readable(source, "SELECT name, seq FROM sqlite_sequence"))
-    # without the counter, ids are looked for until the largest that any index knows.
-    last = sequences.get("rows") or max([0, *(i for (i,) in _readable(source, "SELECT max(id) FROM rows") if i)])
-    copied = unreadable = 0
+def _copy_readable(source: sqlite3.Connection, target: sqlite3.Connection) -> tuple[int, list[int]]:
+    names = dict(_readable(source, "SELECT id, name FROM spaces WHERE typeof(name) = 'text'"))
+    settings = _readable(source, "SELECT name, value FROM settings WHERE typeof(value) = 'text'")
+    sequences = dict(_readable(source, "SELECT name, seq FROM sqlite_sequence WHERE typeof(seq) = 'integer'"))
+    # without the counter, ids are looked for until the largest that any table knows.
+    known = [_readable(source, f"SELECT max(id) FROM {table}") for table in ("rows", "vectors", "changes", "erasures")]
+    last = sequences.get("rows") or max([0, *(i for found in known for (i,) in found if isinstance(i, int))])
+    copied = 0
+    unreadable = []
     target.execute("DELETE FROM spaces")
     spaces: set[int] = set()
     for row_id in range(1, last + 1):
         try:
             row = source.execute(f"SELECT {_ROW_COLUMNS} FROM rows WHERE id = ?", (row_id,)).fetchone()
-        except sqlite3.DatabaseError:
-            unreadable += 1
+        except _DAMAGE:
+            unreadable.append(row_id)
             continue
         if row is None:
+            continue
+        if not _is_whole(row):
+            unreadable.append(row_id)
             continue
         if row[1] not in spaces:
             spaces.add(row[1])
@@ -182,7 +192,9 @@ def _copy_readable(source: sqlite3.Connection, target: sqlite3.Connection) -> tu
                 "INSERT INTO spaces (id, name) VALUES (?, ?)", (row[1], names.get(row[1], f"space {row[1]}"))
             )
         target.execute(f"INSERT INTO rows ({_ROW_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
-        for vector in _readable(source, "SELECT id, vector FROM vectors WHERE id = ?", row_id):
+        for vector in _readable(
+            source, "SELECT id, vector FROM vectors WHERE id = ? AND typeof(vector) = 'blob'", row_id
+        ):
             target.execute("INSERT INTO vectors VALUES (?, ?)", vector)
         copied += 1
     target.execute("INSERT OR IGNORE INTO spaces (name) VALUES ('default')")
@@ -196,13 +208,32 @@ def _copy_readable(source: sqlite3.Connection, target: sqlite3.Connection) -> tu
     return copied, unreadable
 
 
+def _is_whole(row: Sequence[Any]) -> bool:
+    """Return whether a row that could be read is what was written: a damaged page may still look like one."""
+    _, space, key, text, source, metadata, provenance, created_at, version, turn, superseded_by, *hashes = row
+    numbers = (space, version, turn)
+    try:
+        return (
+            isinstance(text, str)
+            and [hash_text(key), hash_text(text)] == hashes
+            and isinstance(source, str | None)
+            and isinstance(json.loads(metadata), dict)
+            and isinstance(json.loads(provenance), dict)
+            and isinstance(created_at, float)
+            and all(isinstance(number, int) for number in numbers)
+            and isinstance(superseded_by, int | None)
+        )
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
 def _readable(source: sqlite3.Connection, query: str, *values: Any) -> list[tuple[Any, ...]]:
     """Return what can be read of a table, nothing where it is damaged."""
     found: list[tuple[Any, ...]] = []
     try:
         for row in source.execute(query, values):
             found.append(row)
-    except sqlite3.DatabaseError:
+    except _DAMAGE:
         # what was read before the damage counts.
         return found
     return found

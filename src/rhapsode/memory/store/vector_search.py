@@ -101,14 +101,16 @@ class VectorSearch:
         """Write what is far behind; that a file cannot be written is logged, for it is only a cache."""
         if self._database.read_only:
             return
-        stale = [space for space, loaded in self._loaded.items() if _is_stale(loaded)]
-        try:
-            if stale:
-                self.save(stale)
-        except StateError as error:
-            for space in stale:
-                self._loaded[space].tried_seq = self._loaded[space].seq
-            log.warning("the vector index could not be written and stays in memory: %s", error)
+        # another thread of this process may be loading an index.
+        with self._database.lock:
+            stale = [space for space, loaded in self._loaded.items() if _is_stale(loaded)]
+            try:
+                if stale:
+                    self.save(stale)
+            except StateError as error:
+                for space in stale:
+                    self._loaded[space].tried_seq = self._loaded[space].seq
+                log.warning("the vector index could not be written and stays in memory: %s", error)
 
     def save(self, spaces: Sequence[int]) -> None:
         """Write the files of large spaces.

@@ -8,7 +8,7 @@ import numpy as np
 
 from rhapsode.errors import StateError
 from rhapsode.memory.store.checks import encode_json
-from rhapsode.memory.store.database import Database, put_aside
+from rhapsode.memory.store.database import Database, put_aside, recovery_command
 from rhapsode.memory.store.maintenance import current_texts, index_ids_missing
 from rhapsode.memory.store.postings import MAX_COUNT, decode
 from rhapsode.memory.store.reading import read_width, space_names
@@ -31,7 +31,7 @@ def find_problems(database: Database, vectors: VectorSearch) -> list[str]:
         if getattr(error.__cause__, "sqlite_errorname", "").startswith("SQLITE_CORRUPT"):
             return [str(error)]
         raise
-    recover = f"rhapsode memory {database.folder.parent} rebuild --recover"
+    recover = recovery_command(database.folder)
     return [f"the database is damaged: {text}. Recover what can be read with: {recover}" for text in damage]
 
 

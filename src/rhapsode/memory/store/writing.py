@@ -5,6 +5,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -21,6 +22,8 @@ GATHERED_ROWS = 5_000
 """Rows whose terms are held in memory before they are written to the index."""
 KEPT_CHANGES = 100_000
 """Entries of the log that are kept; a process that is further behind loads its index anew."""
+EARLIER_SOURCES = "earlier_sources"
+"""Entry of a row's provenance: labels it was taught with before its present one, by which it is found as well."""
 GIVEN = "given"
 """Stands for the encoder where vectors came without one."""
 
@@ -117,12 +120,14 @@ class Writer:
         return cursor.lastrowid
 
     def _update(self, space: int, row_id: int, item: Item) -> None:
-        (old,) = self._connection.execute("SELECT metadata FROM rows WHERE id = ?", (row_id,)).fetchone()
-        metadata = encode_json(item.metadata, "metadata")
+        """Take over what the item brings; what it says nothing about stays as it is."""
+        source, old, provenance = self._connection.execute(
+            "SELECT source, metadata, provenance FROM rows WHERE id = ?", (row_id,)
+        ).fetchone()
+        metadata = encode_json(item.metadata, "metadata") if item.metadata else old
         self._connection.execute(
-            # a text taught again without a label keeps the one by which it can be forgotten.
             "UPDATE rows SET source = coalesce(?, source), metadata = ?, provenance = ? WHERE id = ?",
-            (item.source, metadata, encode_json(item.provenance, "provenance"), row_id),
+            (item.source, metadata, _merge_provenance(json.loads(provenance), source, item), row_id),
         )
         if metadata != old:
             delete_facets(self._connection, space, row_id, old)
@@ -154,6 +159,18 @@ class Writer:
                 return
             log_change(self._connection, "add", row_id, space)
         self._connection.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (row_id, data))
+
+
+def _merge_provenance(old: dict[str, Any], source: str | None, item: Item) -> str:
+    """Return the provenance of a text that is taught again, with the labels that it must still be found by."""
+    merged = dict(item.provenance or old)
+    labels = [*old.get(EARLIER_SOURCES, ()), source, *merged.get(EARLIER_SOURCES, ())]
+    present = item.source or source
+    if earlier := list(dict.fromkeys(label for label in labels if label is not None and label != present)):
+        merged[EARLIER_SOURCES] = earlier
+    else:
+        merged.pop(EARLIER_SOURCES, None)
+    return encode_json(merged, "provenance")
 
 
 def claim_encoder(connection: sqlite3.Connection, fingerprint: str | None, width: int) -> None:
