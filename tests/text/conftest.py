@@ -9,6 +9,7 @@ from rhapsode.text.bpe import BpeTokenizer
 from rhapsode.text.bytes_tokenizer import BytesTokenizer
 from rhapsode.text.chars import CharsTokenizer
 from rhapsode.text.config import TokenizerConfig
+from rhapsode.text.ngram.tokenizer import NgramTokenizer
 from rhapsode.text.stdlib import StdlibReader
 from rhapsode.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -42,10 +43,17 @@ def bpe(prose: str) -> BpeTokenizer:
     return tokenizer
 
 
-@pytest.fixture(scope="session", params=["bytes", "chars", "bpe"])
+@pytest.fixture(scope="session")
+def ngram(prose: str) -> NgramTokenizer:
+    """N-grams with 1024 ids, some of them beyond ASCII."""
+    texts = [prose[:300_000], *["ééé 中文中文 привет ١٢٣ "] * 50]
+    return NgramTokenizer.train(iter(texts), TokenizerConfig(kind="ngram", max_vocab_size=1024))
+
+
+@pytest.fixture(scope="session", params=["bytes", "chars", "bpe", "ngram"])
 def any_tokenizer(request: pytest.FixtureRequest) -> Iterator[Tokenizer]:
     """Each kind of tokenizer in turn."""
-    if request.param == "bpe":
-        yield request.getfixturevalue("bpe")
+    if request.param in ("bpe", "ngram"):
+        yield request.getfixturevalue(request.param)
     else:
         yield BytesTokenizer() if request.param == "bytes" else CharsTokenizer("é中😀")

@@ -59,17 +59,17 @@ def test_invalid_bytes_are_byte_ids_between_text(bpe: BpeTokenizer, plain: Any) 
 def test_the_library_that_learnt_agrees(prose: str) -> None:
     from tokenizers import Tokenizer, models, trainers
 
-    from rhapsode.text.bpe_plain import _byte_chars, _pre_tokenizer
+    from rhapsode.text.bpe_plain import _pre_tokenizer, byte_chars
 
     text = prose[:150_000]
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = _pre_tokenizer(PATTERN)
-    alphabet = list(_byte_chars().values())
+    alphabet = list(byte_chars().values())
     trainer = trainers.BpeTrainer(vocab_size=1000, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator([text], trainer)
     ours = BpeTokenizer.train([text], TokenizerConfig(max_vocab_size=1003))
     assert ours.vocab_size == 1003
-    to_byte = {char: byte for byte, char in _byte_chars().items()}
+    to_byte = {char: byte for byte, char in byte_chars().items()}
     theirs = [bytes(to_byte[char] for char in token) for token in trained.encode(text).tokens]
     assert [ours.token_bytes(i) for i in ours.encode(text).tolist()] == theirs
 

@@ -25,7 +25,7 @@ def test_cap_must_leave_room_for_bytes() -> None:
 
 
 def test_unknown_kind_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.kind must be one of bpe, bytes, chars; got 'byte'.*'bytes'"):
+    with pytest.raises(UserError, match=r"tokenizer\.kind must be one of bpe, bytes, chars, ngram; got 'byte'"):
         build_config(TokenizerConfig, {"kind": "byte"}, "tokenizer")
 
 
@@ -41,7 +41,7 @@ def test_val_split_is_a_fraction(val_split: float) -> None:
 
 
 def test_every_registered_tokenizer_loads() -> None:
-    assert TOKENIZERS.names() == ["bytes", "chars", "bpe"]
+    assert TOKENIZERS.names() == ["bytes", "chars", "bpe", "ngram"]
     for name in TOKENIZERS.names():
         assert TOKENIZERS.load(name).kind == name
 

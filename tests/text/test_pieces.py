@@ -33,6 +33,14 @@ def test_short_text_is_one_piece() -> None:
 
 
 def test_ids_of_pieces_are_ids_of_the_whole(any_tokenizer: Tokenizer) -> None:
+    if any_tokenizer.kind == "ngram":
+        # its tokens cross white space: only the cuts that encoding makes by itself leave no trace.
+        text = "".join(random.Random(0).choices("abc de\n", k=3 * PIECE_CHARS))
+        pieces = list(cut_pieces([text]))
+        assert len(pieces) > 1
+        joined = np.concatenate([any_tokenizer.encode(piece) for piece in pieces])
+        assert np.array_equal(joined, any_tokenizer.encode(text))
+        return
     rng = random.Random(0)
     for _ in range(300):
         # words are shorter than a piece, so that there is always a safe place.

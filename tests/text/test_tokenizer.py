@@ -96,11 +96,11 @@ def test_fingerprints_differ(bpe: Tokenizer) -> None:
     texts = ["naïve 中文 text " * 30]
     trained = [train_tokenizer(iter(texts), TokenizerConfig(kind=kind)) for kind in TOKENIZERS.names()]
     fingerprints = {tokenizer.fingerprint for tokenizer in [*trained, bpe]}
-    assert len(fingerprints) == 4
+    assert len(fingerprints) == 5
     assert all(len(fingerprint) == 64 for fingerprint in fingerprints)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "chars", "bpe"])
+@pytest.mark.parametrize("kind", ["bytes", "chars", "bpe", "ngram"])
 @pytest.mark.parametrize("cap", [259, 260, 300, None])
 def test_the_cap_is_never_exceeded(kind: str, cap: int | None, prose: str) -> None:
     text = prose[:30_000] + "".join(map(chr, range(0x400, 0x500))) * 3
@@ -109,7 +109,7 @@ def test_the_cap_is_never_exceeded(kind: str, cap: int | None, prose: str) -> No
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.parametrize("kind", ["bytes", "chars", "bpe"])
+@pytest.mark.parametrize("kind", ["bytes", "chars", "bpe", "ngram"])
 def test_nothing_to_learn_from(kind: str) -> None:
     tokenizer = train_tokenizer(iter([]), TokenizerConfig(kind=kind))
     assert tokenizer.vocab_size == 259
@@ -117,7 +117,7 @@ def test_nothing_to_learn_from(kind: str) -> None:
     assert tokenizer.decode(tokenizer.encode("é x")) == "é x"
 
 
-@pytest.mark.parametrize("kind", ["chars", "bpe"])
+@pytest.mark.parametrize("kind", ["chars", "bpe", "ngram"])
 def test_training_refuses_surrogates(kind: str) -> None:
     with pytest.raises(UserError, match=r"text must not hold a lone surrogate; got U\+D800 at character 1"):
         train_tokenizer(iter(["good", "a\ud800"]), TokenizerConfig(kind=kind))

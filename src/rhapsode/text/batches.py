@@ -31,6 +31,10 @@ class Batch:
         self._tokens = tokens
         self._starts = starts
 
+    def past(self, length: int) -> Int64[np.ndarray, "B R"]:
+        """Return the `length` tokens before each window, see `past_windows`."""
+        return past_windows(self._tokens, self._starts, length)
+
     @cached_property
     def segments(self) -> Int32[np.ndarray, "B T"]:
         """Number of each input token's document within its window."""
@@ -113,6 +117,25 @@ class WindowSampler:
             # a batch needs at most the end of one epoch and the beginning of the next, or many tiny ones.
             self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1} | {epoch: (phase, order)}
         return self._epochs[epoch]
+
+
+def past_windows(tokens: TokenArray, starts: Int64[np.ndarray, " B"], length: int) -> Int64[np.ndarray, "B R"]:
+    """Return the `length` tokens before each start that belong to the same document, 0 for all before it.
+
+    Costs O(B R) and a binary search a row.
+    """
+    places = starts[:, None] + np.arange(-length, 0)
+    document = np.searchsorted(tokens.doc_starts, starts, side="right") - 1
+    begins = np.where(document >= 0, tokens.doc_starts[np.maximum(document, 0)] if len(tokens.doc_starts) else 0, 0)
+    inside = places >= begins[:, None]
+    return np.where(inside, tokens.ids[np.maximum(places, 0)], 0).astype(np.int64)
+
+
+def window_starts(num_ids: int, seq_len: int, stride: int) -> Int64[np.ndarray, " W"]:
+    """Return where the windows of `sliding_windows` over `num_ids` tokens begin, in order."""
+    last = max(num_ids - 1 - seq_len, 0)
+    starts: np.ndarray = np.minimum(np.arange(-(-last // stride) + 1, dtype=np.int64) * stride, last)
+    return starts
 
 
 def sliding_windows(

@@ -32,6 +32,7 @@ class BpeTokenizer(Tokenizer):
     """
 
     kind = "bpe"
+    default_cap = DEFAULT_VOCAB_SIZE
 
     def __init__(self, merged: Sequence[bytes] = (), pattern: str = PATTERN) -> None:
         """Store the learnt tokens in the order in which they were learnt."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt
 
 from rhapsode.text.config import TokenizerConfig
-from rhapsode.text.tokenizer import Tokenizer
+from rhapsode.text.tokenizer import FIRST_LEARNT, Tokenizer
 
 
 class BytesTokenizer(Tokenizer):
@@ -18,6 +18,7 @@ class BytesTokenizer(Tokenizer):
     """
 
     kind = "bytes"
+    default_cap = FIRST_LEARNT
 
     @classmethod
     def train(cls, texts: Iterable[str], config: TokenizerConfig) -> "BytesTokenizer":

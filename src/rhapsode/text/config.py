@@ -1,5 +1,7 @@
 """Settings of text and tokenizers. Imports neither torch nor numpy."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from rhapsode.config import Config
@@ -17,6 +19,18 @@ TOKENIZERS = Registry(
         "bytes": ("rhapsode.text.bytes_tokenizer:BytesTokenizer", "one id a byte; 259 ids, nothing to learn"),
         "chars": ("rhapsode.text.chars:CharsTokenizer", "one id a character; rare characters fall back to bytes"),
         "bpe": ("rhapsode.text.bpe:BpeTokenizer", "byte-level byte-pair encoding; about 3.5 bytes an id at 4096 ids"),
+        "ngram": ("rhapsode.text.ngram.tokenizer:NgramTokenizer", "byte n-grams across words; fewest ids for a text"),
+    },
+)
+
+# come with a model and are never trained, so that a recipe cannot name them.
+FOREIGN_TOKENIZERS = Registry(
+    "foreign tokenizers",
+    {
+        "huggingface": (
+            "rhapsode.text.huggingface_tokenizer:HuggingFaceTokenizer",
+            "the byte-level tokenizer of a Hugging Face model",
+        ),
     },
 )
 
@@ -25,10 +39,12 @@ class TokenizerConfig(Config):
     """Which tokenizer, and how large it may get."""
 
     kind: str = "bpe"
-    """Name of the tokenizer: bytes, chars or bpe."""
+    """Name of the tokenizer: bytes, chars, bpe or ngram."""
     max_vocab_size: int | None = None
     """Hard cap on the number of ids, specials included. Default: 259 for bytes, every character seen for chars,
-    4096 for bpe."""
+    4096 for bpe and ngram."""
+    encoding: Literal["shortest", "greedy"] | None = None
+    """How ngram writes text: with the fewest tokens (shortest, the default) or the longest token from the left."""
 
     @field_validator("kind")
     @classmethod
@@ -47,6 +63,15 @@ class TokenizerConfig(Config):
                 f"Give {MIN_VOCAB_SIZE} or more."
             )
         return cap
+
+    @model_validator(mode="after")
+    def _encoding_of_ngrams(self) -> "TokenizerConfig":
+        if self.encoding is not None and self.kind != "ngram":
+            raise ValueError(
+                f"tokenizer.encoding must be left out unless tokenizer.kind is ngram; got {self.encoding} and "
+                f"{self.kind}. Leave it out."
+            )
+        return self
 
 
 class DataConfig(Config):

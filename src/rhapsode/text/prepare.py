@@ -4,7 +4,6 @@ The text flows: one thread reads and cuts it, several encode (both libraries lea
 and the results are taken in order, so that the output does not depend on the number of workers.
 """
 
-import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from rhapsode.errors import UserError
 from rhapsode.runfolder import sync_folder
 from rhapsode.text.assignment import PARTS
+from rhapsode.text.cores import num_cores
 from rhapsode.text.pieces import cut_pieces
 from rhapsode.text.shards import (
     TOKENIZER,
@@ -165,7 +165,7 @@ def _make_folder(folder: Path) -> None:
 
 def _encode(streams: Iterable[Stream], tokenizer: Tokenizer, workers: int | None) -> Iterator[_Encoded]:
     """Yield encoded stretches in the order of the text, keeping a few of them in flight."""
-    count = _num_cores() if workers is None else workers
+    count = num_cores() if workers is None else workers
     if count < 1:
         raise UserError(f"--workers must be at least 1; got {count}.")
     waiting: deque[Future[_Encoded]] = deque()
@@ -179,11 +179,6 @@ def _encode(streams: Iterable[Stream], tokenizer: Tokenizer, workers: int | None
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _num_cores() -> int:
-    # the cores this process may use; not every system can tell.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tasks(streams: Iterable[Stream]) -> Iterator[list[_Piece]]:

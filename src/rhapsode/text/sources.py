@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rhapsode.errors import UserError, unknown_name
+from rhapsode.text.curriculum import PREFIX, WeightedReader, load_curriculum
 from rhapsode.text.readers import JsonlReader, Reader, StdinReader, TextReader
 from rhapsode.text.stdlib import StdlibReader
 
@@ -18,8 +19,8 @@ def open_readers(sources: Sequence[str], setting: str = "SOURCE") -> list[Reader
 
     A source is a file (any ending: `.jsonl` is read by lines, everything else as text), a folder (all files below
     it with a known ending; names that begin with a dot are skipped), a glob (likewise), `-` for standard input,
-    `stdlib` or `stdlib:source`. `.gz` may follow every ending. A file that is named twice is read once. To read a
-    file that is called `stdlib`, write `./stdlib`.
+    `stdlib`, `stdlib:source`, or `curriculum:NAME` (see `text/curriculum.py`). `.gz` may follow every ending. A file
+    that is named twice is read once. To read a file that is called `stdlib`, write `./stdlib`.
 
     Args:
         sources: what was named, in order.
@@ -33,6 +34,10 @@ def open_readers(sources: Sequence[str], setting: str = "SOURCE") -> list[Reader
     readers: list[Reader] = []
     seen: set[str] = set()
     for source in sources:
+        if source.startswith(PREFIX):
+            curriculum = load_curriculum(source.removeprefix(PREFIX))
+            readers += [WeightedReader(open_readers([one.source], setting), one.weight) for one in curriculum.sources]
+            continue
         if source == "-" or source in _STDLIB or source.startswith("stdlib:"):
             if source not in seen:
                 readers.append(_open_special(source, setting))

@@ -1,14 +1,14 @@
 """What every tokenizer does, and how one is trained, saved and loaded.
 
-Ids are laid out alike in all of them: pad, bos, eos, then the 256 bytes, then whatever was learnt. Because every byte
-has an id, every text and every byte string can be encoded and comes back unchanged.
+Ids are laid out alike in all that are trained here: pad, bos, eos, then the 256 bytes, then whatever was learnt.
+Because every byte has an id, every text and every byte string can be encoded and comes back unchanged.
 """
 
 import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from jaxtyping import Int64, UInt
 
 from rhapsode.errors import StateError, UserError
 from rhapsode.runfolder import read_json, write_json
-from rhapsode.text.config import TOKENIZERS, TokenizerConfig
+from rhapsode.text.config import FOREIGN_TOKENIZERS, TOKENIZERS, TokenizerConfig
 from rhapsode.text.readers import check_unicode
 
 FORMAT_VERSION = 1
@@ -38,9 +38,11 @@ class Tokenizer(ABC):
         pad_id, bos_id, eos_id: 0, 1 and 2; they decode to nothing and no text encodes to them.
         num_bytes: int64 (vocab_size,), bytes each id stands for; 0 for the three specials.
         dtype: uint16 if the vocabulary fits, otherwise uint32.
+        default_cap: most ids if no cap is given; None for as many as the text has.
     """
 
     kind: ClassVar[str]
+    default_cap: ClassVar[int | None] = None
     pad_id = 0
     bos_id = 1
     eos_id = 2
@@ -149,17 +151,30 @@ class Tokenizer(ABC):
         write_json(Path(path), {**value, "fingerprint": self.fingerprint, "payload": self.payload()})
 
 
-def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], config: TokenizerConfig, say: Callable[[str], None] = lambda sentence: None
+) -> Tokenizer:
     """Train the tokenizer that `config` names.
 
     Args:
         texts: read once, and only as far as the tokenizer needs (bpe: 50 MB).
         config: kind and cap.
+        say: is told the base ids, the cap and what is left to learn, then what was learnt.
 
     Raises:
         UserError: if the kind is unknown, the cap is too small, or a text holds a lone surrogate.
     """
-    tokenizer: Tokenizer = TOKENIZERS.load(config.kind).train(texts, config)
+    tokenizer_class: type[Tokenizer] = TOKENIZERS.load(config.kind)
+    if tokenizer_class.default_cap == FIRST_LEARNT:
+        # nothing to learn, and nothing to say.
+        return tokenizer_class.train(texts, config)
+    cap = tokenizer_class.default_cap if config.max_vocab_size is None else config.max_vocab_size
+    room = "no cap" if cap is None else f"cap {cap}, remaining capacity {cap - FIRST_LEARNT}"
+    say(f"{config.kind} tokenizer: base ids {FIRST_LEARNT}, {room}")
+    tokenizer = tokenizer_class.train(texts, config)
+    if tokenizer.vocab_size == cap:
+        say(f"vocab_size capped at {cap}")
+    say(f"learnt {tokenizer.vocab_size - FIRST_LEARNT} tokens, final vocab_size {tokenizer.vocab_size}")
     return tokenizer
 
 
@@ -180,7 +195,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             f"{path} has format version {version!r}, and this rhapsode reads up to {FORMAT_VERSION}. "
             "Install a newer rhapsode."
         )
-    tokenizer_class = TOKENIZERS.load(TOKENIZERS.check(kind, f"the tokenizer kind in {path}"))
+    known = FOREIGN_TOKENIZERS if kind in FOREIGN_TOKENIZERS.names() else TOKENIZERS
+    tokenizer_class = known.load(known.check(kind, f"the tokenizer kind in {path}"))
     try:
         tokenizer: Tokenizer = tokenizer_class.from_payload(payload)
     except (KeyError, TypeError, ValueError) as error:

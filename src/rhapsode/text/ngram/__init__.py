@@ -1,0 +1,1 @@
+"""A vocabulary of byte n-grams that may cross words, and encoding with the fewest tokens."""
