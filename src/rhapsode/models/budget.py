@@ -43,8 +43,8 @@ def choose_vocab_size(model: ModelConfig, params: int, smallest: int) -> int:
         smallest: the least the tokenizer can do with.
     """
     width = model.width or _ideal_width(params * (1 - VOCAB_SHARE - _table_share(model)))
-    matrices = 1 if model.predict == "tied" else 2
-    return max(smallest, int(params * VOCAB_SHARE / (matrices * width)))
+    of_head = {"tied": 0, "factored": model.factored.rank, "squared_amplitude": model.factored.rank}
+    return max(smallest, int(params * VOCAB_SHARE / (width + of_head.get(model.predict, width))))
 
 
 def solve_sizes(model: ModelConfig, params: int, vocab_size: int) -> ModelConfig:
@@ -62,9 +62,15 @@ def solve_sizes(model: ModelConfig, params: int, vocab_size: int) -> ModelConfig
     if params < 1:
         raise UserError(f"--params must be positive; got {params}. Try 5M.")
     model = _with(model, vocab_size=vocab_size)
+    if model.embed == "holographic":
+        model = _with(model, holographic=model.holographic.fitted(vocab_size))
     fixed_tables = not _buckets_free(model)
     if model.width and model.num_layers and fixed_tables:
-        return _with(model, num_heads=model.num_heads or _choose_heads(model, model.width))
+        return _with(
+            model,
+            num_heads=model.num_heads or _choose_heads(model, model.width),
+            hypervector_stream=_stream(model, model.width),
+        )
     share = 0.0 if fixed_tables else TABLE_SHARE
     best = _best_body(model, params, share)
     if best is None:
@@ -83,6 +89,9 @@ def solve_sizes(model: ModelConfig, params: int, vocab_size: int) -> ModelConfig
 def _best_body(model: ModelConfig, params: int, table_share: float) -> ModelConfig | None:
     """Return the best shaped body: coarse widths first, finer ones only where no coarse one fits."""
     limit = int(params * (1 - table_share))
+    if count_parameters(_tiniest(model)) > limit:
+        # no size fits: need not be tried one after another.
+        return None
     for granularity in (32, 16, 8, 4, 2):
         found: list[tuple[float, ModelConfig]] = []
         for width in _widths(model, limit, granularity):
@@ -119,6 +128,7 @@ def _body(model: ModelConfig, width: int, num_layers: int) -> ModelConfig:
         num_layers=num_layers,
         num_heads=model.num_heads or _choose_heads(model, width),
         hashed_ngrams=_with_buckets(model, 1) if _buckets_free(model) else model.hashed_ngrams,
+        hypervector_stream=_stream(model, width),
     )
 
 
@@ -128,6 +138,8 @@ def _depths(model: ModelConfig, width: int, limit: int) -> Iterator[ModelConfig]
         yield _body(model, width, model.num_layers)
         return
     one = count_parameters(_body(model, width, 1))
+    if one > limit:
+        return
     per_layer = count_parameters(_body(model, width, 2)) - one
     deepest = 1 + (limit - one) // per_layer
     for layers in (deepest, deepest - 1):
@@ -142,13 +154,24 @@ def _fill_tables(model: ModelConfig, params: int) -> ModelConfig:
     return _with(model, hashed_ngrams=_with_buckets(model, 1 + max(0, (params - used) // per_bucket)))
 
 
-def _smallest(model: ModelConfig) -> int:
+def _tiniest(model: ModelConfig) -> ModelConfig:
+    """Return the smallest body that these settings allow."""
     # past a multiple of everything that heads ask for, no width is new.
-    widths = (width for width in range(MIN_WIDTH, sys.maxsize, 2) if _has_heads(model, width))
-    tiny = _body(model, model.width or next(widths), model.num_layers or 1)
+    end = (model.hypervector_stream.hd_dim or sys.maxsize) if model.streams else sys.maxsize
+    widths = (width for width in range(MIN_WIDTH, end + 1, 2) if _has_heads(model, width))
+    width = model.width or next(widths, None)
+    if width is None:
+        raise UserError(
+            f"model.hypervector_stream.hd_dim must be a multiple of an even width from {MIN_WIDTH} on; got {end}. "
+            f"Try {-(-end // MIN_WIDTH) * MIN_WIDTH}."
+        )
+    return _body(model, width, model.num_layers or 1)
+
+
+def _smallest(model: ModelConfig) -> int:
     # a body may take no more than its share where tables take the rest.
     share = TABLE_SHARE if _buckets_free(model) else 0.0
-    return math.ceil(count_parameters(tiny) / (1 - share)) + 1
+    return math.ceil(count_parameters(_tiniest(model)) / (1 - share)) + 1
 
 
 def _choose_heads(model: ModelConfig, width: int) -> int:
@@ -163,8 +186,15 @@ def _choose_heads(model: ModelConfig, width: int) -> int:
     return min(valid, key=lambda heads: abs(math.log(width / heads / model.attention.head_dim)))
 
 
+def _stream(model: ModelConfig, width: int) -> object:
+    """Settings of bundles that fit the width; as they are where the model has none."""
+    return model.hypervector_stream.fitted(width) if model.streams else model.hypervector_stream
+
+
 def _has_heads(model: ModelConfig, width: int) -> bool:
-    """Return whether a width can be cut into heads of even size, as many as settings ask for."""
+    """Return whether a width can be cut into heads of even size, as many as settings ask for, and divides bundles."""
+    if model.streams and (model.hypervector_stream.hd_dim or 0) % width:
+        return False
     return width % (2 * (model.num_heads or model.attention.num_kv_heads or 1)) == 0
 
 

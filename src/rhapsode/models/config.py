@@ -6,7 +6,18 @@ from pydantic import Field, field_validator, model_validator
 
 from rhapsode.config import Config
 from rhapsode.errors import UserError
-from rhapsode.nn.config import EMBEDDERS, FEED_FORWARDS, HEADS, MIXERS, AttentionConfig, HashedNgramsConfig
+from rhapsode.nn.config import (
+    EMBEDDERS,
+    FEED_FORWARDS,
+    HEADS,
+    MIXERS,
+    AttentionConfig,
+    CompressedConfig,
+    FactoredHeadConfig,
+    HashedNgramsConfig,
+    HolographicConfig,
+    HypervectorStreamConfig,
+)
 
 
 class ModelConfig(Config):
@@ -32,6 +43,9 @@ class ModelConfig(Config):
     seq_len: int = Field(default=256, ge=2)
     """Context in tokens: the length of a training window, and how far back attention looks."""
 
+    latent_steps: int = Field(default=0, ge=0)
+    """Times that one more layer, shared, is run after the others before each prediction; 0 has no such layer."""
+
     norm: Literal["rms", "layer"] = "rms"
     """Normalisation before each half layer and before the head."""
     embed_norm: bool = True
@@ -45,8 +59,16 @@ class ModelConfig(Config):
 
     hashed_ngrams: HashedNgramsConfig = HashedNgramsConfig()
     """Settings of the `hashed_ngrams` embedder."""
+    holographic: HolographicConfig = HolographicConfig()
+    """Settings of the `holographic` embedder."""
+    compressed: CompressedConfig = CompressedConfig()
+    """Settings of the `low_rank`, `hash` and `quotient_remainder` embedders."""
     attention: AttentionConfig = AttentionConfig()
     """Settings of the attention mixers."""
+    hypervector_stream: HypervectorStreamConfig = HypervectorStreamConfig()
+    """Settings of the `hypervector_stream` embedder."""
+    factored: FactoredHeadConfig = FactoredHeadConfig()
+    """Settings of the `factored` and `squared_amplitude` heads."""
 
     @field_validator("embed")
     @classmethod
@@ -87,6 +109,37 @@ class ModelConfig(Config):
                     f"{self.num_heads}. Try 1."
                 )
         return self
+
+    @model_validator(mode="after")
+    def _bundles_divide(self) -> "ModelConfig":
+        if self.streams and self.width is not None:
+            self.hypervector_stream.check_width(self.width)
+        return self
+
+    @model_validator(mode="after")
+    def _bundles_can_be_routed(self) -> "ModelConfig":
+        if self.embed == "holographic" and self.vocab_size is not None:
+            self.holographic.check_vocabulary(self.vocab_size)
+        return self
+
+    @property
+    def embed_settings(self) -> Config:
+        """Settings of the embedder that is named."""
+        if self.streams:
+            return self.hypervector_stream
+        if self.embed in {"low_rank", "hash", "quotient_remainder"}:
+            return self.compressed
+        return self.holographic if self.embed == "holographic" else self.hashed_ngrams
+
+    @property
+    def streams(self) -> bool:
+        """Whether what stands before the context reaches the model, as bundles."""
+        return self.embed == "hypervector_stream"
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether logits of positions read together differ from those read one by one in their last bits only."""
+        return True
 
     def mixer_of(self, layer: int) -> str:
         """Return the name of a layer's mixer."""

@@ -10,7 +10,9 @@ from rhapsode.nn.config import AttentionConfig
 from rhapsode.nn.linear import Linear
 from rhapsode.nn.norm import rms_norm
 from rhapsode.ops.attention import attend
-from rhapsode.ops.rotary import rotary_angles, rotate
+from rhapsode.ops.rotary import RecentAngles, rotary_angles, rotate
+
+_recent_angles = RecentAngles()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ class Attention(nn.Module):
             qk = rotate(qk, self._angles(positions, fresh=state is None))
         q, k = qk.split([self.num_heads, self.num_kv_heads], dim=1)
         cache = _extend(state, k, v, positions, segments)
-        visible = _visible(positions, cache.positions, self.window, segments, cache.segments)
+        if length == 1 and segments is None and cache.positions.shape[0] <= self.window:
+            # a step sees all that is left in a cache no longer than the window.
+            visible = None
+        else:
+            visible = _visible(positions, cache.positions, self.window, segments, cache.segments)
         y = attend(q, cache.keys, cache.values, visible, self.head_dim**-0.5)
         y = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return y, _trim(cache, self.window)
@@ -82,7 +88,9 @@ class Attention(nn.Module):
             # only distances matter, so a sequence without a past may count from 0.
             return self._cosine[:length], self._sine[:length]
         assert self.rotary_base is not None
-        return rotary_angles(positions, self.head_dim, self.rotary_base)
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return rotary_angles(positions, self.head_dim, self.rotary_base)
+        return _recent_angles(positions, self.head_dim, self.rotary_base)
 
     def rewind(self, state: KVCache, keep: int) -> KVCache:
         """Drop all but the first `keep` positions of the last call.

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rhapsode.config import Config
 from rhapsode.nn.config import HashedNgramsConfig
 from rhapsode.nn.linear import Linear
 from rhapsode.ops.lookup import look_up
@@ -17,7 +18,7 @@ class TableEmbedder(nn.Module):
 
     context = 0
 
-    def __init__(self, vocab_size: int, width: int, config: HashedNgramsConfig) -> None:
+    def __init__(self, vocab_size: int, width: int, config: Config | None) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, width)
 

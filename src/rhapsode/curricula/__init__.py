@@ -1,0 +1,1 @@
+"""Curricula that ship with the package: ordered, weighted sources that every machine has."""

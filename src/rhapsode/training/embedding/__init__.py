@@ -1,0 +1,1 @@
+"""Training an embedding by itself: objectives, data, the loop, and the space that comes out."""
