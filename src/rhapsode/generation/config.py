@@ -1,6 +1,6 @@
 """What a person can set about generation. Torch-free."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -29,8 +29,13 @@ class GenerationConfig(Config):
     """End before the first of these strings; it is not part of the text."""
     seed: int | None = Field(default=0, ge=0, lt=1 << 63)
     """One seed gives one text; `none` draws a fresh seed each time."""
+    decode: Literal["plain", "exact", "draft"] = "plain"
+    """One token a pass; or several where drafts are right, with the same ids; or the drafts themselves, which are not
+    the model's text but come in one pass."""
     truncate: bool = False
     """Cut the beginning of a prompt that is longer than the context, instead of refusing it."""
+    context: Literal["ids", "bundle"] = "ids"
+    """How a model that streams reads the prompt: token by token as far as fits, or through bundles but for the last."""
 
     @field_validator("temperature")
     @classmethod

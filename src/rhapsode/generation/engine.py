@@ -1,4 +1,4 @@
-"""Generate text: read the prompt once, then one token a step, and hand the text out as it becomes certain."""
+"""Generate text: read the prompt once, then go on a pass at a time, and hand the text out as it becomes certain."""
 
 import secrets
 from collections.abc import Iterator
@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 
+from rhapsode.errors import UserError
 from rhapsode.generation.assembly import TextAssembler
 from rhapsode.generation.config import GenerationConfig
+from rhapsode.generation.drafting.drafter import Drafter
 from rhapsode.generation.prompt import Prompt, PromptIds, encode_prompt
-from rhapsode.generation.sampling import sample
-from rhapsode.generation.stepper import Stepper
-from rhapsode.models.decoder import Decoder
+from rhapsode.generation.speculation import DraftDecoding, ExactDecoding, PlainDecoding
+from rhapsode.models.contracts import LanguageModel, ModelState
 from rhapsode.models.mixture import Mixture
 from rhapsode.text.tokenizer import Tokenizer
 
@@ -52,6 +51,12 @@ class Generation:
         finish_reason: `stop` for a stop string or the end of the document, `length` for max_new_tokens.
         prompt_tokens: tokens of the prompt that were read, the start of the document included.
         seed: gives the same text again.
+        decode: `plain`, `exact` or `draft`.
+        tokens_per_forward: tokens / forward passes, that of the prompt included.
+        acceptance: share of the drafted ids that the model would have chosen too; None if none was drafted.
+        draft_loss: of `draft`: nats an id that the drafted ids cost under the model, as the pass found; None otherwise.
+            The model's own choices cost less.
+        differing: of `draft`: drafted ids where the model would have chosen another after the same beginning.
     """
 
     text: str
@@ -64,6 +69,27 @@ class Generation:
     finish_reason: FinishReason
     prompt_tokens: int
     seed: int
+    decode: str = "plain"
+    tokens_per_forward: float = 1.0
+    acceptance: float | None = None
+    draft_loss: float | None = None
+    differing: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a generation may use beside the model.
+
+    Attributes:
+        mixture: memories of tokens that have a say in what comes next.
+        drafter: what guesses the next ids, for `exact` and `draft`; without one, each text begins with a fresh one that
+            knows the prompt only. Keep one for all texts of a model: it learns.
+        context: a state of the model that the prompt goes on from, such as one that has read prefix vectors.
+    """
+
+    mixture: Mixture | None = None
+    drafter: Drafter | None = None
+    context: ModelState | None = None
 
 
 class Stream(Iterator[Chunk]):
@@ -76,12 +102,12 @@ class Stream(Iterator[Chunk]):
 
     def __init__(
         self,
-        model: Decoder,
+        model: LanguageModel,
         tokenizer: Tokenizer,
         prompt: PromptIds,
         config: GenerationConfig,
         started: float,
-        mixture: Mixture | None = None,
+        parts: "Parts",
     ) -> None:
         self.prompt_tokens = prompt.ids.size
         self.truncated = prompt.truncated
@@ -89,29 +115,32 @@ class Stream(Iterator[Chunk]):
         self.generation: Generation | None = None
         self._config = config
         self._tokenizer = tokenizer
-        self._stepper = Stepper(model, mixture)
         # numbers are drawn on the CPU, so that one seed draws alike on every device.
-        self._generator = torch.Generator().manual_seed(self.seed)
-        self._seen = torch.from_numpy(prompt.ids)
+        generator = torch.Generator().manual_seed(self.seed)
+        what = (model, prompt.ids.tolist(), config, generator, parts.mixture, parts.context)
+        if config.decode == "plain":
+            self._decoding = PlainDecoding(*what)
+        else:
+            kind = ExactDecoding if config.decode == "exact" else DraftDecoding
+            self._decoding = kind(*what, drafter=parts.drafter or Drafter())
         self._started = started
         self._first_token_s = 0.0
-        self._chunks = self._run(prompt.ids)
+        self._chunks = self._run()
 
     def __next__(self) -> Chunk:
         """Generate until there is text to show, or to the end."""
         return next(self._chunks)
 
-    def _run(self, prompt_ids: Int64[np.ndarray, " T"]) -> Iterator[Chunk]:
+    def _run(self) -> Iterator[Chunk]:
         assembler = TextAssembler(self._config.stop)
         ids: list[int] = []
         texts: list[str] = []
         shown = 0
-        fed: list[int] = prompt_ids.tolist()
+        found = (token_id for some in self._decoding.ids() for token_id in some)
         reason: FinishReason | None = None
         while reason is None:
-            token_id = self._next_id(fed)
+            token_id = next(found)
             ids.append(token_id)
-            fed = [token_id]
             if len(ids) == 1:
                 self._first_token_s = perf_counter() - self._started
             text = assembler.push(self._tokenizer.token_bytes(token_id))
@@ -130,16 +159,9 @@ class Stream(Iterator[Chunk]):
                 yield Chunk(text, tuple(ids[shown:]), reason)
                 shown = len(ids)
 
-    @torch.inference_mode()
-    def _next_id(self, fed: list[int]) -> int:
-        logits = self._stepper.feed(fed)
-        token_id = sample(logits, self._config, self._generator, self._seen)
-        if self._config.repetition_penalty != 1:
-            self._seen = torch.cat([self._seen, torch.tensor([token_id])])
-        return token_id
-
     def _summarize(self, text: str, ids: list[int], reason: FinishReason) -> Generation:
         latency = perf_counter() - self._started
+        decoding = self._decoding
         return Generation(
             text=text,
             tokens=len(ids),
@@ -151,17 +173,24 @@ class Stream(Iterator[Chunk]):
             finish_reason=reason,
             prompt_tokens=self.prompt_tokens,
             seed=self.seed,
+            decode=self._config.decode,
+            tokens_per_forward=len(ids) / decoding.passes,
+            acceptance=decoding.accepted / decoding.drafted if decoding.drafted else None,
+            draft_loss=sum(decoding.losses) / len(decoding.losses) if decoding.losses else None,
+            differing=decoding.differing,
         )
 
 
 def stream(
-    model: Decoder,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: Prompt,
     config: GenerationConfig,
     *,
     start_with_bos: bool,
     mixture: Mixture | None = None,
+    drafter: Drafter | None = None,
+    context: ModelState | None = None,
 ) -> Stream:
     """Check the prompt, and return an iterator that generates on demand.
 
@@ -169,33 +198,50 @@ def stream(
     on the device of its parameters, and its state costs O(layers x seq_len x width) however long the text gets.
 
     Args:
-        model: any decoder; its `compute_dtype` is neither used nor changed. See `Stepper` for texts longer than the
-            context.
+        model: any language model; its `compute_dtype` is neither used nor changed. See `Stepper` for texts longer than
+            the context.
         tokenizer: the one the model was trained with.
         prompt: text, bytes, or ids (T,).
         start_with_bos: put the start of a document in front; an empty prompt always gets it.
-        mixture: memories of tokens that have a say in what comes next.
+        mixture, drafter, context: see `Parts`.
 
     Raises:
-        UserError: if the prompt is longer than the context and `config.truncate` is off; see `encode_prompt`.
+        UserError: if the prompt is longer than the context and `config.truncate` is off; see `encode_prompt`. If exact
+            decoding is asked of a field.
         StateError: from the iterator, if the model's logits are not finite.
     """
     started = perf_counter()
+    if config.decode == "exact" and not model.config.is_smooth:
+        raise UserError(
+            "generation.decode must be plain or draft for a field, which may choose other units where positions are "
+            "read together; got exact. Use --decode plain."
+        )
     ids = encode_prompt(prompt, tokenizer, model.config, start_with_bos=start_with_bos, truncate=config.truncate)
-    return Stream(model, tokenizer, ids, config, started, mixture)
+    return Stream(model, tokenizer, ids, config, started, Parts(mixture, drafter, context))
 
 
 def generate(
-    model: Decoder,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: Prompt,
     config: GenerationConfig,
     *,
     start_with_bos: bool,
     mixture: Mixture | None = None,
+    drafter: Drafter | None = None,
+    context: ModelState | None = None,
 ) -> Generation:
     """Generate to the end. Arguments and errors are those of `stream`."""
-    chunks = stream(model, tokenizer, prompt, config, start_with_bos=start_with_bos, mixture=mixture)
+    chunks = stream(
+        model,
+        tokenizer,
+        prompt,
+        config,
+        start_with_bos=start_with_bos,
+        mixture=mixture,
+        drafter=drafter,
+        context=context,
+    )
     for _ in chunks:
         pass
     assert chunks.generation is not None

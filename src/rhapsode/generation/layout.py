@@ -1,13 +1,13 @@
 """How the matrices of a model lie in memory while it generates."""
 
 import torch
+from torch import nn
 
-from rhapsode.models.decoder import Decoder
 from rhapsode.nn.linear import Linear
 
 
 @torch.no_grad()
-def lay_out_for_decoding(model: Decoder) -> None:
+def lay_out_for_decoding(model: nn.Module) -> None:
     """Store every matrix column after column, in place; values, shapes and results stay the same.
 
     A step of one token reads each matrix once from memory. In this order the product runs through it as one stream: on

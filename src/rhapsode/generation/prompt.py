@@ -1,12 +1,13 @@
 """A prompt as the ids that the model reads first."""
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
 
 from rhapsode.errors import UserError
-from rhapsode.models.config import ModelConfig
+from rhapsode.models.contracts import ModelSizes
 from rhapsode.text.tokenizer import Tokenizer
 
 Prompt = str | bytes | np.ndarray
@@ -20,13 +21,18 @@ class PromptIds:
     truncated: int
 
 
-def max_prompt_tokens(config: ModelConfig) -> int:
-    """Return the longest prompt: the context, less room for one new token where positions are numbered."""
+def max_prompt_tokens(config: ModelSizes) -> int:
+    """Return the longest prompt: the context, less room for one new token where positions are numbered.
+
+    A model that streams takes any length: what does not fit its window goes into bundles.
+    """
+    if config.streams:
+        return sys.maxsize
     return config.seq_len if config.max_positions is None else config.max_positions - 1
 
 
 def encode_prompt(
-    prompt: Prompt, tokenizer: Tokenizer, config: ModelConfig, *, start_with_bos: bool, truncate: bool
+    prompt: Prompt, tokenizer: Tokenizer, config: ModelSizes, *, start_with_bos: bool, truncate: bool
 ) -> PromptIds:
     """Turn a prompt into ids and check that it fits.
 

@@ -41,10 +41,10 @@ def sample(
     allowed = logits[NUM_NEVER_SAMPLED:]
     if config.temperature == 0:
         best, index = allowed.max(dim=-1)
-        _check_finite(best)
+        check_finite(best)
         return int(index) + NUM_NEVER_SAMPLED
     ranked, ids = filter_logits(allowed, config)
-    _check_finite(ranked.amax(dim=-1))
+    check_finite(ranked.amax(dim=-1))
     place = draw(ranked, generator)
     return (place if ids is None else int(ids[place])) + NUM_NEVER_SAMPLED
 
@@ -134,10 +134,16 @@ def draw(logits: Float[Tensor, " K"], generator: torch.Generator) -> int:
     return int(torch.searchsorted(cumulative, (1 - uniform) * cumulative[-1]))
 
 
-def _check_finite(best: Tensor) -> None:
+def check_finite(best: Float[Tensor, "*N"]) -> None:
+    """Refuse logits whose maximum, `best`, shows that they are damaged.
+
+    Raises:
+        StateError: saying so.
+    """
     # a logit that is not a number is the maximum of any set, and infinity of any other.
-    if not math.isfinite(float(best)):
-        raise StateError(
-            f"the model's logits must be finite; got {float(best)}. Its weights are damaged or diverged; train again "
-            "with a lower training.learning_rate."
-        )
+    for value in best.flatten().tolist():
+        if not math.isfinite(value):
+            raise StateError(
+                f"the model's logits must be finite; got {value}. Its weights are damaged or diverged; train again "
+                "with a lower training.learning_rate."
+            )

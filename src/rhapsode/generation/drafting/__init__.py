@@ -1,0 +1,1 @@
+"""Drafts: cheap guesses of the next ids, which the model reads in one pass and keeps as far as they are its own."""
