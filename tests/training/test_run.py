@@ -51,7 +51,10 @@ def test_every_shipped_recipe_trains(source: Path, out: Path, recipe: str) -> No
     result = train_tiny(source, out, recipe=recipe, settings={"training": {"steps": 2}})
     assert result.steps == 2
     assert 54_000 <= result.parameters <= 60_000
-    assert sum(tensor.numel() for tensor in load_file(out / "model.safetensors").values()) == result.parameters
+    stored = load_file(out / "model.safetensors")
+    # what is kept to recognise a model by, such as the seed of its keys, is not trained.
+    trained = [name for name in stored if not name.endswith("key_seed")]
+    assert sum(stored[name].numel() for name in trained) == result.parameters
     assert all(tensor.isfinite().all() for tensor in load_file(out / "model.safetensors").values())
 
 

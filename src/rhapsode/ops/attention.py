@@ -14,7 +14,7 @@ def attend(
     q: Float[Tensor, "B H T K"],
     k: Float[Tensor, "B G S K"],
     v: Float[Tensor, "B G S V"],
-    visible: Bool[Tensor, "#B 1 T S"],
+    visible: Bool[Tensor, "#B 1 T S"] | None,
     scale: float,
 ) -> Float[Tensor, "B H T V"]:
     """Mix values by softmax(scale q k^T) over the visible positions (Vaswani et al. 2017, arXiv 1706.03762).
@@ -23,7 +23,7 @@ def attend(
     The softmax is taken in float32. Every query must see at least one position. Costs O(B H T S (K + V)).
 
     Args:
-        visible: true where the query of a row may look.
+        visible: true where the query of a row may look; None for everywhere.
         scale: factor on the dot products.
     """
     if q.device.type != "cpu":
@@ -33,7 +33,9 @@ def attend(
         k = k.repeat_interleave(groups, dim=1)
         v = v.repeat_interleave(groups, dim=1)
     scores = (q @ k.transpose(-1, -2)).float() * scale
-    weights = torch.softmax(scores.masked_fill(~visible, float("-inf")), dim=-1)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    weights = torch.softmax(scores, dim=-1)
     return weights.to(v.dtype) @ v
 
 
@@ -41,7 +43,7 @@ def attend_fused(
     q: Float[Tensor, "B H T K"],
     k: Float[Tensor, "B G S K"],
     v: Float[Tensor, "B G S V"],
-    visible: Bool[Tensor, "#B 1 T S"],
+    visible: Bool[Tensor, "#B 1 T S"] | None,
     scale: float,
 ) -> Float[Tensor, "B H T V"]:
     """The same as `attend` by PyTorch's fused kernel; tests hold the two together."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -83,12 +84,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], Progress]:
 
 
 def save_weights(path: Path, model: nn.Module) -> str:
-    """Write a model's parameters, each once and without metadata, atomically. Returns their SHA-256.
+    """Write a model's parameters and lasting buffers, each once and without metadata, atomically. Returns the SHA-256.
 
     safetensors with several metadata keys is not byte-stable, so the file has none: equal weights are
     equal bytes.
     """
-    data = save({name: p.detach().contiguous().cpu() for name, p in model.named_parameters()})
+    data = save({name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()})
     write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -113,9 +114,11 @@ def fill_parameters(model: nn.Module, tensors: dict[str, Tensor], where: str) ->
     """Copy tensors into the parameters of the same names.
 
     Raises:
-        StateError: if names or shapes are not those of the model.
+        StateError: if names or shapes are not those of the model, or a buffer, such as the seed of keys, has another
+            value.
     """
-    parameters = dict(model.named_parameters())
+    parameters = model.state_dict()
+    learnt = {name for name, _ in model.named_parameters()}
     if set(parameters) != set(tensors):
         odd = sorted(set(parameters) ^ set(tensors))[0]
         raise StateError(f"{where} must hold the weights of this recipe; '{odd}' is in only one of them.")
@@ -124,6 +127,11 @@ def fill_parameters(model: nn.Module, tensors: dict[str, Tensor], where: str) ->
             raise StateError(
                 f"{where} must hold the weights of this recipe; '{name}' is {tuple(tensors[name].shape)} "
                 f"there and {tuple(parameter.shape)} here."
+            )
+        if name not in learnt and not torch.equal(parameter.cpu(), tensors[name].cpu()):
+            raise StateError(
+                f"{where} must hold the weights of this recipe; '{name}' is {tensors[name].tolist()} there and "
+                f"{parameter.tolist()} here. Restore the recipe they were trained with."
             )
         parameter.data.copy_(tensors[name])
 

@@ -97,14 +97,20 @@ class Recipe(Config):
     """How the model is trained."""
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that ship with the package."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml"))
+def recipe_names(kind: str = "decoder") -> list[str]:
+    """Return the names of the recipes that ship with the package and make models of a kind: `decoder` or `field`."""
+    names = [entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")]
+    return sorted(name for name in names if read_toml(recipe_path(name)).get("kind", "decoder") == kind)
+
+
+def recipe_path(name: str) -> Path:
+    """Return the file of a shipped recipe."""
+    return Path(str(_folder() / f"{name}.toml"))
 
 
 def recipe_summary(name: str) -> str:
     """Return the first sentence of the comment at the top of a shipped recipe."""
-    first = str((_folder() / f"{name}.toml").read_text(encoding="utf-8")).splitlines()[0]
+    first = recipe_path(name).read_text(encoding="utf-8").splitlines()[0]
     return first.removeprefix("# ")
 
 
@@ -117,8 +123,9 @@ def load_recipe(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
     if name_or_path.endswith(".toml"):
         values = read_toml(Path(name_or_path))
     elif name_or_path in recipe_names():
-        values = read_toml(Path(str(_folder() / f"{name_or_path}.toml")))
-        values = {"name": name_or_path, **values}
+        values = {"name": name_or_path, **read_toml(recipe_path(name_or_path))}
+    elif name_or_path in recipe_names("field"):
+        raise UserError(f"--recipe {name_or_path} must be used by rhapsode distill. Train a teacher with another.")
     else:
         raise unknown_name("--recipe", name_or_path, recipe_names())
     return build_config(Recipe, merge(values, overrides or {}))

@@ -66,11 +66,16 @@ def open_data(sources: Sequence[str], config: DataConfig) -> Data:
     return Data(None, load_corpus(shards[0]), validation)
 
 
-def choose_tokenizer(data: Data, config: TokenizerConfig, given: Tokenizer | None) -> Tokenizer:
+def choose_tokenizer(
+    data: Data,
+    config: TokenizerConfig,
+    given: Tokenizer | None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Tokenizer:
     """Return the tokenizer of the shards, the given one, or one trained on the training text.
 
     Raises:
-        UserError: if the given tokenizer is not that of the shards, or is larger than the cap.
+        UserError: if the given tokenizer is not that of the shards.
     """
     if data.corpus is not None:
         made_with = data.corpus.tokenizer
@@ -78,15 +83,9 @@ def choose_tokenizer(data: Data, config: TokenizerConfig, given: Tokenizer | Non
             raise UserError("--tokenizer must be the one the shards were made with; it is another. Leave it out.")
         given = made_with
     if given is not None:
-        cap = config.max_vocab_size
-        if cap is not None and given.vocab_size > cap:
-            raise UserError(
-                f"tokenizer.max_vocab_size must be at least the given tokenizer's size; got {cap} and "
-                f"{given.vocab_size} ids."
-            )
         return given
     assert data.split is not None
-    return train_tokenizer(data.split.texts("train"), config)
+    return train_tokenizer(data.split.texts("train"), config, say)
 
 
 def encode_data(data: Data, tokenizer: Tokenizer, progress: Progress | None = None) -> Corpus:

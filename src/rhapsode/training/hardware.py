@@ -56,6 +56,12 @@ def apply_hardware(hardware: Hardware) -> None:
     torch.set_flush_denormal(True)
 
 
+def set_threads(threads: int | None) -> None:
+    """Set the process-wide switches where nothing is compiled: threads, by default one a core, and denormals."""
+    torch.set_num_threads(threads or _num_cores())
+    torch.set_flush_denormal(True)
+
+
 def resolve_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes a GPU where there is one.
 

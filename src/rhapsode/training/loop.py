@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rhapsode.errors import StateError
 from rhapsode.models.decoder import Decoder
-from rhapsode.models.scoring import document_numbers
+from rhapsode.models.scoring import document_numbers, window_bundles
 from rhapsode.runfolder import RunFolder, write_atomic
 from rhapsode.text.batches import Batch, WindowSampler, sliding_windows
 from rhapsode.text.shards import TokenArray
@@ -127,8 +127,8 @@ class Loop:
         accumulate = self.config.gradient_accumulation_steps
         total = 0.0
         for index in range(step * accumulate, (step + 1) * accumulate):
-            inputs, targets, segments = self._tensors(self.sampler.batch(index))
-            loss = loss_of(inputs, targets, segments, self.config.loss_chunk_size).mean() / accumulate
+            inputs, targets, segments, bundles = self._tensors(self.sampler.batch(index))
+            loss = loss_of(inputs, targets, segments, self.config.loss_chunk_size, bundles).mean() / accumulate
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         for member in self.optimizers.members:
@@ -141,27 +141,32 @@ class Loop:
         self.model.zero_grad(set_to_none=True)
         return total
 
-    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _tensors(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         device = self.hardware.device
         segments = torch.from_numpy(batch.segments).to(device) if self.config.isolate_documents else None
         inputs, targets = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (batch.inputs, batch.targets))
-        return inputs, targets, segments
+        bundles = None
+        if self.model.config.streams:
+            past = torch.from_numpy(batch.past(self.model.embedder.past_tokens)).to(device)
+            bundles = self.model.encode_past(past, inputs, targets)
+        return inputs, targets, segments, bundles
 
     @torch.no_grad()
     def _evaluate(self, progress: Progress, line: Report) -> Report:
         """Score the first `eval_tokens` of the validation text in disjoint windows; keep the best weights."""
         seq_len = self.model.config.seq_len
-        head = TokenArray(self.validation.ids[: self.config.eval_tokens + 1], self.validation.doc_starts[:1], 0)
+        ids, starts = self.validation.ids[: self.config.eval_tokens + 1], self.validation.doc_starts
+        head = TokenArray(ids, starts[starts < len(ids)], 0)
         nats, count, text_nats, text_bytes = 0.0, 0, 0.0, 0
         # never larger than what there is to score: a batch of padding costs as much as one of text.
         batch_size = max(1, min(self.config.batch_size, len(head) // seq_len))
-        for inputs, targets, mask in sliding_windows(head, seq_len, seq_len, batch_size):
+        for index, (inputs, targets, mask) in enumerate(sliding_windows(head, seq_len, seq_len, batch_size)):
             device = self.hardware.device
             isolate = self.config.isolate_documents
             segments = torch.from_numpy(document_numbers(inputs)).to(device) if isolate else None
-            losses = self.model.loss(
-                torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), segments
-            )
+            read, wanted = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+            bundles = window_bundles(self.model, head, seq_len, index, read, wanted)
+            losses = self.model.loss(read, wanted, segments, bundles=bundles)
             scored = losses.cpu().numpy()[mask].astype(np.float64)
             sizes = self.num_bytes[targets[mask]]
             nats, count = nats + scored.sum(), count + scored.size
@@ -218,7 +223,7 @@ class Loop:
         self.report(line)
 
     def _save(self, progress: Progress) -> None:
-        tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         if not all(torch.isfinite(parameter).all() for parameter in tensors.values()):
             raise self._not_finite(progress.step)
         tensors |= self.optimizers.state_tensors()

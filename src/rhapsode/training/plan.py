@@ -15,7 +15,9 @@ from rhapsode.training.config import Recipe, TrainingConfig
 from rhapsode.training.schedule import Budget, build_budget
 
 # measured: bytes of English text or code that one id stands for.
-BYTES_PER_TOKEN = {"bytes": 1.0, "chars": 1.0, "bpe": 3.2}
+BYTES_PER_TOKEN = {"bytes": 1.0, "chars": 1.0, "bpe": 3.2, "ngram": 3.9}
+# tokenizers whose size is a choice; the others have as many ids as bytes or characters.
+LEARNT_KINDS = ("bpe", "ngram")
 # measured: share of the processor's matrix speed that a whole training step reaches.
 STEP_EFFICIENCY = {True: 0.35, False: 0.2}
 # training tokens for one body parameter, where the size is ours to choose (short runs repeat their text).
@@ -51,9 +53,24 @@ def tokenizer_cap(recipe: Recipe, params: int) -> TokenizerConfig:
             f"got {recipe.model.vocab_size}."
         )
     cap = config.max_vocab_size or recipe.model.vocab_size
-    if cap is None and config.kind == "bpe":
+    if cap is None and config.kind in LEARNT_KINDS:
         cap = choose_vocab_size(recipe.model, params, MIN_VOCAB_SIZE)
     return config.model_copy(update={"max_vocab_size": cap})
+
+
+def check_given(recipe: Recipe, vocab_size: int) -> None:
+    """Refuse a tokenizer, given or of prepared shards, that is larger than a cap that was asked for.
+
+    Raises:
+        UserError: naming the cap and the size.
+    """
+    caps = {"tokenizer.max_vocab_size": recipe.tokenizer.max_vocab_size, "model.vocab_size": recipe.model.vocab_size}
+    for name, cap in caps.items():
+        if cap is not None and vocab_size > cap:
+            raise UserError(
+                f"{name} must be at least the size of the tokenizer that is given or that the shards were made with; "
+                f"got {cap} and {vocab_size} ids. Raise it, leave it out, or use another tokenizer."
+            )
 
 
 def choose_params(recipe: Recipe, train_bytes: int) -> int:

@@ -29,7 +29,7 @@ from rhapsode.training.hardware import Hardware, apply_hardware, resolve_hardwar
 from rhapsode.training.loop import Loop, Report, metrics_of, quiet
 from rhapsode.training.optimizer import build_optimizers
 from rhapsode.training.picture import draw_losses
-from rhapsode.training.plan import BYTES_PER_TOKEN, Plan, choose_params, make_plan, tokenizer_cap
+from rhapsode.training.plan import BYTES_PER_TOKEN, Plan, check_given, choose_params, make_plan, tokenizer_cap
 from rhapsode.training.schedule import build_budget
 
 # positions of validation text that the final figure is taken on; more would outlast a short training.
@@ -88,6 +88,7 @@ def plan_run(request: Request) -> tuple[Plan, Hardware, Data]:
     if data.corpus is not None:
         given = data.corpus.tokenizer
     if given is not None:
+        check_given(recipe, given.vocab_size)
         vocab_size, per_token = given.vocab_size, BYTES_PER_TOKEN.get(given.kind, 1.0)
     else:
         config = tokenizer_cap(recipe, params)
@@ -189,7 +190,13 @@ def _prepare(request: Request, folder: RunFolder, saved: dict[str, Any] | None, 
         given = _given_tokenizer(request)
         # a cap that nobody asked for does not refuse a tokenizer that somebody did.
         free = given is None and data.corpus is None
-        tokenizer = choose_tokenizer(data, tokenizer_cap(recipe, params) if free else recipe.tokenizer, given)
+        wanted = tokenizer_cap(recipe, params) if free else recipe.tokenizer
+        tokenizer = choose_tokenizer(data, wanted, given, observer.say)
+        cap = wanted.max_vocab_size
+        if not free:
+            check_given(recipe, tokenizer.vocab_size)
+        elif cap is not None and tokenizer.vocab_size < cap:
+            observer.say(f"vocabulary: {cap} ids in the budget, {tokenizer.vocab_size} learnt: sizes are solved again")
     corpus = encode_data(data, tokenizer)
     observer.say(
         f"{tokenizer.kind} tokenizer: {tokenizer.vocab_size} ids, "
@@ -217,6 +224,10 @@ def describe_plan(plan: Plan) -> str:
     """Return the sizes of a plan in one line."""
     m = plan.model
     tables = f", {m.hashed_ngrams.num_buckets} n-gram rows" if m.embed == "hashed_ngrams" else ""
+    if m.streams:
+        stream = m.hypervector_stream
+        count = stream.num_bundles + len(stream.timescales)
+        tables = f", {count} bundles of {stream.hd_dim} numbers, {stream.chunk} tokens each"
     return (
         f"{plan.parameters:,} parameters: vocabulary {m.vocab_size}, width {m.width}, {m.num_layers} layers, "
         f"{m.num_heads} heads, context {m.seq_len}{tables}"
@@ -319,6 +330,8 @@ def _given_tokenizer(request: Request) -> Tokenizer | None:
 
 
 def _saved_model(folder: RunFolder) -> ModelConfig:
+    if read_json(folder.open().run).get("kind", "decoder") != "decoder":
+        raise UserError(f"--init must name a run of rhapsode train; got {folder.path}, which is a field. Name another.")
     return build_config(Recipe, read_toml(folder.open().recipe)).model
 
 

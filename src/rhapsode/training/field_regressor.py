@@ -1,0 +1,291 @@
+"""A field of local-linear units as scikit-learn estimators: fit, partial_fit, predict, score."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from rhapsode.config import build_config
+from rhapsode.errors import UserError
+from rhapsode.nn.field.config import FieldConfig, RelocationConfig
+from rhapsode.training.field_fit import FitPlan
+from rhapsode.training.field_model import FieldModel, ModelPlan, summary, without_search
+
+_AUTO_GATES = ("slab", "ball", "product")
+# temperatures to try: a sharp blend of near planes is no smooth function of the input, and fitted noise when tried.
+_AUTO_SHARINGS = {"slab": [1.0], "ball": [0.1, 0.4, 1.0], "product": [0.1, 0.4, 1.0]}
+# samples for each unit, and the most units, where the number is left to the data.
+_SAMPLES_PER_UNIT, _MAX_UNITS = 8, 32
+
+
+class _FieldEstimator(BaseEstimator):  # type: ignore[misc]
+    """The parts that regression and classification share; scikit-learn's conventions hold."""
+
+    def __init__(
+        self,
+        num_units: int | Literal["auto"] = "auto",
+        num_active: int | Literal["auto"] = "auto",
+        *,
+        gate: str = "slab",
+        blend: str = "softmax",
+        interpolation: str = "hermite",
+        init: str = "kmeans",
+        rank: int | None = 64,
+        sharing: float | Literal["auto"] = "auto",
+        linear: bool = True,
+        learning_rate: float = 0.01,
+        max_epochs: int = 40,
+        solve_every: int = 5,
+        batch_size: int = 64,
+        weight_decay: float = 0.0,
+        validation: float = 0.15,
+        patience: int = 12,
+        relocate: bool = False,
+        online_rate: float = 0.2,
+        forgetting: float = 0.999,
+        replay: int = 0,
+        warmup: int = 200,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.num_units = num_units
+        self.num_active = num_active
+        self.gate = gate
+        self.blend = blend
+        self.interpolation = interpolation
+        self.init = init
+        self.rank = rank
+        self.sharing = sharing
+        self.linear = linear
+        self.learning_rate = learning_rate
+        self.max_epochs = max_epochs
+        self.solve_every = solve_every
+        self.batch_size = batch_size
+        self.weight_decay = weight_decay
+        self.validation = validation
+        self.patience = patience
+        self.relocate = relocate
+        self.online_rate = online_rate
+        self.forgetting = forgetting
+        self.replay = replay
+        self.warmup = warmup
+        self.random_state = random_state
+
+    def _plan(self, samples: int) -> ModelPlan:
+        """Check the settings and choose what is left to the data."""
+        self._check()
+        units = self.num_units
+        if units == "auto":
+            units = max(1, min(_MAX_UNITS, samples // _SAMPLES_PER_UNIT))
+            if self.num_active != "auto":
+                units = max(units, self.num_active)
+        active = min(units, _MAX_UNITS) if self.num_active == "auto" else self.num_active
+        gates = _AUTO_GATES if self.gate == "auto" else (self.gate,)
+        configs = [
+            build_config(
+                FieldConfig,
+                {
+                    "num_units": units,
+                    "num_active": active,
+                    "gate": gate,
+                    "sharing": sharing,
+                    "blend": self.blend,
+                    "interpolation": self.interpolation,
+                    "init": self.init,
+                    "rank": self.rank,
+                },
+                "field",
+            )
+            for gate in gates
+            for sharing in (_AUTO_SHARINGS.get(gate, [1.0]) if self.sharing == "auto" else [self.sharing])
+        ]
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        fit = FitPlan(
+            learning_rate=self.learning_rate,
+            max_epochs=self.max_epochs,
+            solve_every=self.solve_every,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            validation=self.validation,
+            patience=self.patience,
+            relocation=RelocationConfig() if self.relocate else None,
+            seed=seed,
+        )
+        return ModelPlan(tuple(configs), fit, self.linear, self.online_rate, self.forgetting, self.replay)
+
+    def _check(self) -> None:
+        rules: list[tuple[str, Any, bool, str]] = [
+            ("learning_rate", self.learning_rate, self.learning_rate > 0, "be positive"),
+            ("max_epochs", self.max_epochs, self.max_epochs >= 0, "be at least 0"),
+            ("solve_every", self.solve_every, self.solve_every >= 0, "be at least 0"),
+            ("batch_size", self.batch_size, self.batch_size >= 1, "be at least 1"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "be at least 0"),
+            ("validation", self.validation, 0 < self.validation < 1, "lie between 0 and 1"),
+            ("patience", self.patience, self.patience >= 1, "be at least 1"),
+            ("online_rate", self.online_rate, 0 <= self.online_rate <= 1, "lie in [0, 1]"),
+            ("forgetting", self.forgetting, 0 < self.forgetting <= 1, "lie in (0, 1]"),
+            ("replay", self.replay, self.replay >= 0, "be at least 0"),
+            ("warmup", self.warmup, self.warmup >= 1, "be at least 1"),
+        ]
+        for name, value, fine, rule in rules:
+            if not fine:
+                raise UserError(f"{name} must {rule}; got {value}.")
+
+    def _fit_arrays(self, x: Float[np.ndarray, "S D"], y: Float[np.ndarray, "S V"]) -> None:
+        self.model_ = FieldModel(_tensor(x), _tensor(y), self._plan(len(x)))
+        self._warm: tuple[np.ndarray, np.ndarray] | None = None
+        self.n_iter_ = max(1, len(self.model_.report.history) - 1)
+
+    def _start_stream(self, x: Float[np.ndarray, "S D"], y: Float[np.ndarray, "S V"]) -> None:
+        self._warm = (x[:0], y[:0])
+        self._fitted_at = 0
+        self._go_on(x, y)
+
+    def _go_on(self, x: Float[np.ndarray, "S D"], y: Float[np.ndarray, "S V"]) -> None:
+        if self._warm is None:
+            self.model_.update(_tensor(x), _tensor(y))
+            return
+        # until `warmup` samples are there, they are kept, and the model is made anew whenever they have doubled.
+        xs, ys = (np.concatenate(pair) for pair in zip(self._warm, (x, y), strict=True))
+        self._warm = (xs, ys)
+        full = len(xs) >= self.warmup
+        if full or len(xs) >= 2 * self._fitted_at:
+            plan = self._plan(len(xs))
+            self.model_ = FieldModel(_tensor(xs), _tensor(ys), plan if full else without_search(plan))
+            self._fitted_at = len(xs)
+            self.n_iter_ = max(1, len(self.model_.report.history) - 1)
+        else:
+            self.model_.update(_tensor(x), _tensor(y))
+        if full:
+            self._warm = None
+
+    def _outputs(self, X: Any) -> Float[np.ndarray, "S V"]:
+        check_is_fitted(self, "model_")
+        x = validate_data(self, X, reset=False, dtype=np.float64)
+        return np.asarray(self.model_(_tensor(x)).numpy())
+
+    def fit_summary(self) -> dict[str, Any]:
+        """Return which gate was chosen, the errors it was chosen by, and the units' statistics."""
+        check_is_fitted(self, "model_")
+        return summary(self.model_)
+
+
+class FieldRegressor(MultiOutputMixin, RegressorMixin, _FieldEstimator):  # type: ignore[misc]
+    """Regression by local-linear units on top of a ridge regression, in batches or from a stream.
+
+    `fit` standardises inputs and targets, fits a ridge regression, and puts a field on what it leaves. Units are
+    seeded by clusters, and controls solved in closed form at the temperature of least leave-one-out error. Adam moves
+    planes, centres and bands, the controls being solved for anew on the way, and what it finds is kept only where a
+    held-out part says so. `partial_fit` scores first and learns after; a stream's first `warmup` samples are kept and
+    fitted anew as they double.
+
+    Args:
+        num_units: units; by default one for eight samples, at most 32.
+        num_active: units that answer for an input; by default all, up to 32.
+        gate: slab, ball, product, or auto, the one that is best held out after ten epochs, at three times the cost.
+        sharing: share of the active units that have weight at the start; by default 1 for slabs, and for the others
+            0.1, 0.4 or 1 by leave-one-out error.
+        solve_every: epochs between two solutions for the controls; 0 leaves them to Adam.
+        linear: put a ridge regression under the field.
+        validation: share of the samples held out to choose the epoch.
+        relocate: move idle units to where the loss is high, while fitting and on a stream.
+        online_rate: share of an error that one later sample mends.
+        forgetting: weight of a sample in the ridge regression after one more of a stream.
+        replay: samples of a stream that are kept and learnt from again.
+        random_state: seed of everything drawn.
+
+    Attributes:
+        model_: the fitted parts; `n_features_in_` and `n_iter_` as usual.
+
+    >>> import numpy as np
+    >>> X = np.linspace(-3, 3, 200)[:, None]
+    >>> FieldRegressor(random_state=0).fit(X, np.sin(X[:, 0])).score(X, np.sin(X[:, 0])) > 0.99
+    True
+    """
+
+    def fit(self, X: Any, y: Any) -> "FieldRegressor":
+        """Fit to X (S, D) and y (S,) or (S, V).
+
+        Raises:
+            ValueError: if they hold NaN or infinities, or do not fit together; UserError for a setting out of range.
+        """
+        x, targets = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        self._fit_arrays(x, self._columns(targets))
+        return self
+
+    def partial_fit(self, X: Any, y: Any) -> "FieldRegressor":
+        """Learn from more samples; the first call starts a stream."""
+        first = not hasattr(self, "model_")
+        x, targets = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, reset=first)
+        (self._start_stream if first else self._go_on)(x, self._columns(targets))
+        return self
+
+    def predict(self, X: Any) -> Float[np.ndarray, "..."]:
+        """Return predictions, of the shape that y had."""
+        values = self._outputs(X)
+        return values[:, 0] if self._flat else values
+
+    def _columns(self, y: np.ndarray) -> np.ndarray:
+        self._flat = y.ndim == 1
+        return np.asarray(y.reshape(len(y), -1), dtype=np.float64)
+
+
+class FieldClassifier(ClassifierMixin, _FieldEstimator):  # type: ignore[misc]
+    """Classification by the same model, fitted to one-hot classes by squared error (Rifkin & Klautau 2004).
+
+    Probabilities are its outputs, cut to [0, 1] and normalised.
+    """
+
+    def fit(self, X: Any, y: Any) -> "FieldClassifier":
+        """Fit to X (S, D) and classes y (S,). Raises ValueError as the regressor does, and for a single class."""
+        x, labels = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(labels)
+        self.classes_ = np.unique(labels)
+        if len(self.classes_) < 2:
+            raise UserError(f"y must hold at least two classes; got {len(self.classes_)} class.")
+        self._fit_arrays(x, self._one_hot(labels))
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "FieldClassifier":
+        """Learn from more samples; the first call must name all `classes` that may come."""
+        first = not hasattr(self, "model_")
+        x, labels = validate_data(self, X, y, dtype=np.float64, reset=first)
+        check_classification_targets(labels)
+        if first:
+            if classes is None:
+                raise UserError("classes must be given at the first call of partial_fit; got none.")
+            self.classes_ = np.unique(classes)
+        (self._start_stream if first else self._go_on)(x, self._one_hot(labels))
+        return self
+
+    def decision_function(self, X: Any) -> Float[np.ndarray, "..."]:
+        """Return the outputs, one a class; for two classes the second less the first."""
+        values = self._outputs(X)
+        return values[:, 1] - values[:, 0] if values.shape[1] == 2 else values
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "S V"]:
+        """Return probabilities (S, V) in the order of `classes_`."""
+        values = self._outputs(X)
+        cut = values.clip(0, 1) + 1e-9 * (1 + np.tanh(values))
+        return np.asarray(cut / cut.sum(1, keepdims=True))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the class of the largest output."""
+        values = self._outputs(X)
+        return np.asarray(self.classes_[values.argmax(1)])
+
+    def _one_hot(self, labels: np.ndarray) -> np.ndarray:
+        unknown = np.setdiff1d(labels, self.classes_)
+        if len(unknown):
+            raise UserError(f"y must hold classes named before; got {unknown[0]}.")
+        return np.asarray(labels[:, None] == self.classes_, dtype=np.float64)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    # a copy: memory that cannot be written makes torch warn.
+    return torch.tensor(np.ascontiguousarray(values), dtype=torch.float64)

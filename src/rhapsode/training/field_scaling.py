@@ -1,0 +1,72 @@
+"""Scaling of inputs and targets, and the linear base under a field: ridge regression that can go on from a stream."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rhapsode.ops.ridge import ridge
+
+# a column that varies less than this share of its size is constant, its digits all rounding.
+_CONSTANT = 1e-10
+
+
+class Scaler:
+    """Zero mean and unit variance, column by column; a constant column becomes zero whatever it is later."""
+
+    def __init__(self, values: Float[Tensor, "S D"]) -> None:
+        # a large column's squares overflow: scale by the largest entry first.
+        size = values.abs().amax(0).clamp_min(torch.finfo(values.dtype).tiny)
+        shrunk = values / size
+        self.mean = shrunk.mean(0) * size
+        deviation = (shrunk - shrunk.mean(0)).square().mean(0).sqrt()
+        self.constant = deviation <= _CONSTANT
+        self.scale = torch.where(self.constant, torch.ones_like(size), deviation * size)
+
+    def __call__(self, values: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
+        """Scale."""
+        return ((values - self.mean) / self.scale).masked_fill(self.constant, 0)
+
+    def invert(self, values: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
+        """Undo the scaling."""
+        return values * self.scale + self.mean
+
+
+class LinearBase:
+    """Ridge regression (Hoerl & Kennard 1970) whose penalty leave-one-out error chooses, continued by recursive least
+    squares with forgetting (Plackett 1950). All in float64; O(S D^2 + D^3) to fit, O(D^2) for each later sample.
+    """
+
+    def __init__(self, x: Float[Tensor, "S D"], y: Float[Tensor, "S V"], forgetting: float = 1.0) -> None:
+        """Fit; `forgetting` in (0, 1] is the weight of a sample when one more has been seen by `update`."""
+        self.forgetting = forgetting
+        samples, width = x.shape
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        found = ridge(x - mean_x, y - mean_y, intercept_leverage=1 / samples)
+        self.penalty, self.error = found.penalty, found.error
+        # with the intercept as a last row: what recursive least squares goes on from.
+        self.weights = torch.cat([found.weights, (mean_y - mean_x @ found.weights).unsqueeze(0)])
+        ones = torch.cat([x, x.new_ones(samples, 1)], 1)
+        penalised = torch.full((width + 1,), self.penalty, dtype=x.dtype)
+        penalised[-1] = 1e-6
+        self.inverse = torch.linalg.inv(ones.T @ ones + penalised.diag())
+
+    def __call__(self, x: Float[Tensor, "S D"]) -> Float[Tensor, "S V"]:
+        """Predict."""
+        return x @ self.weights[:-1] + self.weights[-1]
+
+    def update(self, x: Float[Tensor, "S D"], y: Float[Tensor, "S V"]) -> None:
+        """Learn from a block of samples that was just seen; what came before fades by `forgetting` a sample.
+
+        One step for the block, by the matrix inversion lemma.
+        """
+        ones = torch.cat([x, x.new_ones(len(x), 1)], 1)
+        fade = self.forgetting ** len(x)
+        prior = self.inverse / fade
+        gain = prior @ ones.T @ torch.linalg.inv(torch.eye(len(x), dtype=x.dtype) + ones @ prior @ ones.T)
+        self.weights = self.weights + gain @ (y - ones @ self.weights)
+        self.inverse = prior - gain @ (ones @ prior)
+        self.inverse = (self.inverse + self.inverse.T) / 2
+        # forgetting without new directions blows the inverse up: bound it by what one sample could tell.
+        size = self.inverse.diagonal().max()
+        if size > 100:
+            self.inverse *= 100 / size
