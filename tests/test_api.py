@@ -191,6 +191,6 @@ def test_what_cannot_be_loaded(source: Path, tmp_path: Path, result: api.Record)
 
 
 def test_the_package_hands_out_only_its_verbs() -> None:
-    assert rhapsode.__all__ == ["load", "train"]
+    assert rhapsode.__all__ == ["FieldClassifier", "FieldRegressor", "load", "train"]
     with pytest.raises(AttributeError, match=r"^module 'rhapsode' has no attribute 'forget_all'$"):
         _ = rhapsode.forget_all

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "rhapsode"
 
 # a module imports only from what has a lower rank, or from its own package.
 LINE: tuple[tuple[str, ...], ...] = (
-    ("errors", "config", "registry", "runfolder", "recipes"),
+    ("errors", "config", "registry", "runfolder", "recipes", "curricula"),
     ("ops",),
     ("text", "nn", "memory"),
     ("models",),

@@ -154,7 +154,7 @@ def test_create_overwrite_removes_a_run_and_nothing_else(out: Path) -> None:
     assert not folder.exists()
     places = fill(folder)
     assert folder.exists()
-    assert len(places) == 11
+    assert len(places) == 13
     (out / "mine.txt").write_text("keep")
     with pytest.raises(
         UserError, match=r"^--out must name a folder without a run; got .*run, which has one\. Use --res"
@@ -163,8 +163,8 @@ def test_create_overwrite_removes_a_run_and_nothing_else(out: Path) -> None:
     assert all(place.exists() for place in places)
     folder.create(overwrite=True)
     assert (out / "mine.txt").read_text() == "keep"
-    # what was taught stays.
-    assert sorted(os.listdir(out)) == ["checkpoints", "data", "memory", "mine.txt"]
+    # what was taught stays, and what was read of a teacher, which may be read again.
+    assert sorted(os.listdir(out)) == ["capture", "checkpoints", "data", "memory", "mine.txt"]
     assert os.listdir(folder.checkpoints) == os.listdir(folder.data) == []
 
 

@@ -2,7 +2,7 @@
 
 >>> import rhapsode
 >>> sorted(rhapsode.__all__)[:2]
-['load', 'train']
+['FieldClassifier', 'FieldRegressor']
 
 Importing this package imports neither torch nor numpy: the verbs load what they need when called.
 """
@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rhapsode.api import load, train
+    from rhapsode.training.field_regressor import FieldClassifier, FieldRegressor
 
 __version__ = "0.1.0"
-__all__ = ["load", "train"]
+_HOMES = {
+    "FieldClassifier": "rhapsode.training.field_regressor",
+    "FieldRegressor": "rhapsode.training.field_regressor",
+    "load": "rhapsode.api",
+    "train": "rhapsode.api",
+}
+__all__ = ["FieldClassifier", "FieldRegressor", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("rhapsode.api"), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'rhapsode' has no attribute '{name}'")

@@ -9,6 +9,7 @@ RUN/loss.png            the loss curve
 RUN/checkpoints/        what a resume needs
 RUN/data/               validation and calibration text, encoded
 RUN/encoder/  memory/   what later steps add
+RUN/field/    capture/  what a distilled field is made of, and what was read of its teacher
 """
 
 import hashlib
@@ -109,6 +110,8 @@ class RunFolder:
         self.encoder = self.path / "encoder"
         self.gate = self.path / "gate.json"
         self.memory = self.path / "memory"
+        self.field = self.path / "field"
+        self.capture = self.path / "capture"
 
     def exists(self) -> bool:
         """Return whether a run is here. One that died before its first step, with no run.json yet, is none."""
@@ -134,7 +137,7 @@ class RunFolder:
         """Make the folder ready for a new run; with `overwrite`, remove what an earlier run wrote.
 
         Only files that a run writes are removed, and only where there is a run: anything else stays, and so does
-        what the earlier run was taught.
+        what the earlier run was taught, and what it captured of a teacher, which knows what it is of.
 
         Raises:
             UserError: as `claim` does.
@@ -152,7 +155,7 @@ class RunFolder:
         return UserError(f"--out must name a writable folder; got {self.path}: {error.strerror}.")
 
     def _remove(self) -> None:
-        for folder in (self.checkpoints, self.data, self.encoder):
+        for folder in (self.checkpoints, self.data, self.encoder, self.field):
             if folder.exists():
                 shutil.rmtree(folder)
         # run.json last: a removal that is cut short leaves a run, and can be asked for again.

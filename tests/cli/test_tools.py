@@ -15,7 +15,7 @@ from .conftest import Command
 def test_list_names_what_a_recipe_may_name(command: Command) -> None:
     rows = json.loads(command("list", "--json").out)
     assert rows.keys() >= {"recipes", "embedders", "mixers", "feed_forwards", "heads", "tokenizers", "suites"}
-    assert [row["name"] for row in rows["recipes"]] == recipe_names()
+    assert [row["name"] for row in rows["recipes"]] == [*recipe_names(), "hft"]
     done = command("list", "mixers")
     assert done.code == 0
     head, *lines = done.out.splitlines()
@@ -52,7 +52,8 @@ def test_prepared_text_trains(command: Command, source: Path, tmp_path: Path) ->
     assert command("train", shards, "--out", tmp_path / "run", *flags, "--steps", 1).code == 0
     done = command("prepare", source, "--out", shards)
     assert done.code == 2
-    assert done.err.startswith(f"rhapsode: --out must name a new folder; got {shards}, which is prepared already.")
+    error = done.err.splitlines()[-1]
+    assert error.startswith(f"rhapsode: --out must name a new folder; got {shards}, which is prepared already.")
 
 
 def test_eval_for_people(command: Command, finished: Path) -> None:
@@ -64,3 +65,34 @@ def test_eval_for_people(command: Command, finished: Path) -> None:
     assert lines["interval"] == " .. ".join(f"{value:.4f}" for value in result["interval"])
     assert lines["n"] == f"{result['n']:,}"
     assert re.fullmatch(r"\d\.\d{4}", lines["kneser_ney_bits_per_byte"])
+
+
+def test_an_ngram_tokenizer_from_learning_to_export(command: Command, source: Path, tmp_path: Path) -> None:
+    path, text = tmp_path / "tok.json", next(source.iterdir())
+    done = command("tokenizer", "train", source, "--kind", "ngram", "--cap", 320, "--out", path, "--json")
+    assert json.loads(done.out)["vocab_size"] == 320
+    assert done.err.splitlines() == [
+        "ngram tokenizer: base ids 259, cap 320, remaining capacity 61",
+        "vocab_size capped at 320",
+        "learnt 61 tokens, final vocab_size 320",
+    ]
+    stats = json.loads(command("tokenizer", "stats", path, "--data", text, "--json").out)
+    ids = load_tokenizer(path).encode(text.read_text())
+    assert stats["tokens"] == len(ids)
+    assert stats["unused"] == 317 - len(set(ids.tolist()))
+    assert stats["mb_per_s"] > 0
+    result = json.loads(command("tokenizer", "export", path, "--out", tmp_path / "hf.json", "--json").out)
+    assert result["model"] == "Unigram"
+    assert json.loads((tmp_path / "hf.json").read_text())["model"]["type"] == "Unigram"
+
+
+def test_tokenizers_that_cannot_be(command: Command, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tok.json"
+    done = command("tokenizer", "train", source, "--kind", "ngram", "--cap", 100, "--out", out)
+    assert done.code == 2
+    assert done.err.startswith("rhapsode: tokenizer.max_vocab_size must be at least 259 (3 specials and 256 bytes); ")
+    flags = ("--kind", "ngram", "--encoding", "greedy", "--cap", 300, "--out", out)
+    assert command("tokenizer", "train", source, *flags).code == 0
+    done = command("tokenizer", "export", out, "--out", tmp_path / "hf.json")
+    assert done.code == 2
+    assert "tokenizer.encoding must be shortest to be exported; got greedy" in done.err

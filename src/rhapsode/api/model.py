@@ -10,17 +10,20 @@ import numpy as np
 import torch
 
 from rhapsode.answering.mixing import build_mixture, follow_rows
-from rhapsode.api.memory import Memory
+from rhapsode.api.memory import Memory, open_where_possible
 from rhapsode.api.record import Record
 from rhapsode.config import build_config, read_toml
-from rhapsode.errors import unknown_name
+from rhapsode.errors import StateError, unknown_name
 from rhapsode.evaluation.config import SUITES
 from rhapsode.evaluation.contracts import SuiteOptions, check_options
 from rhapsode.evaluation.subject import Subject
 from rhapsode.generation.config import GenerationConfig
+from rhapsode.generation.drafting.drafter import Drafter
+from rhapsode.generation.drafting.loading import load_drafter
 from rhapsode.generation.engine import Generation, Stream, generate, stream
 from rhapsode.generation.layout import lay_out_for_decoding
 from rhapsode.memory.ngram_memory import NgramMemory
+from rhapsode.models.contracts import LanguageModel
 from rhapsode.models.decoder import Decoder
 from rhapsode.models.mixture import Mixture
 from rhapsode.models.scoring import bits_per_byte, score_tokens
@@ -29,6 +32,8 @@ from rhapsode.text.shards import TokenArray
 from rhapsode.text.tokenizer import Tokenizer, load_tokenizer
 from rhapsode.training.checkpoint import load_weights
 from rhapsode.training.config import Recipe
+from rhapsode.training.distill.config import DistillRecipe
+from rhapsode.training.distill.files import load_field
 from rhapsode.training.hardware import resolve_device
 
 
@@ -52,12 +57,10 @@ class Model:
     def __init__(self, folder: RunFolder, device: str = "auto") -> None:
         self.folder = folder
         self.header = read_json(folder.run)
-        self.recipe: Recipe = build_config(Recipe, read_toml(folder.recipe))
+        self.recipe, self.decoder = _load_model(folder, self.header, device)
         self.tokenizer: Tokenizer = load_tokenizer(folder.tokenizer)
-        self.decoder = Decoder(self.recipe.model)
-        load_weights(folder.model, self.decoder, self.header.get("weights_sha256"))
-        self.decoder.to(resolve_device(device)).requires_grad_(False)
-        lay_out_for_decoding(self.decoder)
+        if self.tokenizer.fingerprint != self.header.get("tokenizer_fingerprint", self.tokenizer.fingerprint):
+            raise StateError(f"{folder.tokenizer} must be the tokenizer of its run, but it has changed. Restore it.")
         # a model of many documents has learnt what a beginning looks like.
         self._mixed: tuple[str, int, Mixture, NgramMemory] | None = None
         self._start_with_bos = self.header["data"]["num_documents"]["train"] > 1
@@ -70,23 +73,29 @@ class Model:
             space: of the memory.
         """
         config = build_config(GenerationConfig, settings, "generation")
-        mixture = self._mixture(space) if memory else None
-        return generate(
-            self.decoder, self.tokenizer, prompt, config, start_with_bos=self._start_with_bos, mixture=mixture
-        )
+        return generate(self.decoder, self.tokenizer, prompt, config, **self._parts(config, memory, space))
 
     def stream(self, prompt: str, *, memory: bool = False, space: str = "default", **settings: Any) -> Stream:
         """Continue `prompt` piece by piece: an iterator of chunks. Arguments are those of `generate`."""
         config = build_config(GenerationConfig, settings, "generation")
-        mixture = self._mixture(space) if memory else None
-        return stream(
-            self.decoder, self.tokenizer, prompt, config, start_with_bos=self._start_with_bos, mixture=mixture
-        )
+        return stream(self.decoder, self.tokenizer, prompt, config, **self._parts(config, memory, space))
+
+    @cached_property
+    def drafter(self) -> Drafter:
+        """What guesses ids for `decode="exact"` and `"draft"`; made when it is first used, about 1 s for a megabyte."""
+        return load_drafter(self.folder)
+
+    def _parts(self, config: GenerationConfig, memory: bool, space: str) -> dict[str, Any]:
+        return {
+            "start_with_bos": self._start_with_bos,
+            "mixture": self._mixture(space) if memory else None,
+            "drafter": None if config.decode == "plain" else self.drafter,
+        }
 
     @cached_property
     def memory(self) -> Memory:
-        """What the run was taught; opened when it is first used."""
-        return Memory(self.folder)
+        """What the run was taught; opened when it is first used, for reading if its folder cannot be written."""
+        return open_where_possible(self.folder)
 
     def teach(self, texts: str | Sequence[str] = (), **options: Any) -> Record:
         """Write texts into the memory; see `Memory.teach`."""
@@ -154,6 +163,7 @@ class Model:
             model=model.model_dump(mode="json"),
             tokenizer={"kind": self.tokenizer.kind, "vocab_size": self.tokenizer.vocab_size},
             data=self.header["data"],
+            teacher=self.header.get("teacher"),
             hardware=self.header["hardware"],
             versions=self.header["versions"],
             seed=self.header["seed"],
@@ -163,4 +173,17 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.decoder.parameters()).device
+        found: torch.device = next(iter(self.decoder.parameters())).device
+        return found
+
+
+def _load_model(folder: RunFolder, header: dict[str, Any], device: str) -> tuple[Recipe | DistillRecipe, LanguageModel]:
+    """Load what a run made: a decoder, or a field that was distilled."""
+    if header.get("kind", "decoder") == "field":
+        return load_field(folder, header, device)
+    recipe = build_config(Recipe, read_toml(folder.recipe))
+    decoder = Decoder(recipe.model)
+    load_weights(folder.model, decoder, header.get("weights_sha256"))
+    decoder.to(resolve_device(device)).requires_grad_(False)
+    lay_out_for_decoding(decoder)
+    return recipe, decoder

@@ -7,6 +7,7 @@ from typing import Any
 from rhapsode.api.memory import open_memory
 from rhapsode.api.record import Record
 from rhapsode.config import build_config, merge, parse_count
+from rhapsode.errors import UserError
 from rhapsode.runfolder import RunFolder, read_json
 from rhapsode.training.config import Recipe, load_recipe
 from rhapsode.training.plan import Plan
@@ -83,7 +84,10 @@ def train(
     if budget:
         request["settings"] = merge(request.get("settings") or {}, {"training": budget})
     folder = RunFolder(out)
-    began = read_json(folder.open().run)["request"] if resume and folder.exists() else None
+    saved = read_json(folder.open().run) if resume and folder.exists() else None
+    if saved is not None and saved.get("kind", "decoder") != "decoder":
+        raise UserError(f"--resume must name a run of rhapsode train; got {out}, which is a field. Distil it again.")
+    began = None if saved is None else saved["request"]
     asked = build_request(sources, **request, began=began)
     result = Record(run_training(asked, out, resume=resume, overwrite=overwrite, observer=observer))
     if overwrite and folder.memory.exists():

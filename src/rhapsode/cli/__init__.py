@@ -15,6 +15,8 @@ from rhapsode.cli import (
     ask,
     chat,
     check,
+    distill,
+    embed,
     evaluate,
     forget,
     generate,
@@ -45,11 +47,13 @@ app.command("ask")(ask.ask)
 app.command("forget")(forget.forget)
 app.command("memory")(memory.memory)
 app.command("eval")(evaluate.evaluate)
+app.command("distill")(distill.distill)
 app.command("info")(info.info)
 app.command("check")(check.check)
 app.command("prepare")(prepare.prepare)
 app.command("list")(listing.list_parts)
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(embed.app, name="embed")
 
 
 def run(arguments: Sequence[str]) -> int:

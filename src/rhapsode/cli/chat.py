@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from rhapsode.cli import options
 from rhapsode.cli.ask import print_answer
-from rhapsode.cli.output import say
+from rhapsode.cli.output import describe_decoding, say
 from rhapsode.errors import RhapsodeError
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ MEMORY_HELP = """with --memory also:
 
 def chat(
     run: options.Run,
+    decode: options.Decode = "plain",
     memory: options.UseMemory = False,
     space: options.Space = "default",
     device: options.Device = None,
 ) -> None:
     """Prompt a model again and again on a terminal; with --memory also teach, ask and forget."""
-    converse(run, {}, device, memory=memory, space=space)
+    converse(run, {"decode": decode}, device, memory=memory, space=space)
 
 
 def converse(
@@ -78,6 +79,8 @@ def _remember(model: Any, verb: str, rest: str, space: str) -> None:
         else:
             done = model.forget(int(rest))
             print("erased" if done.erased else "forgotten; its bytes go when no other process reads the memory")
+            for older in done.restored:
+                print(f"{older['id']} answers again: {older['text']}")
     except RhapsodeError as error:
         # nothing that is wrong with a line must end the conversation.
         say(str(error))
@@ -96,6 +99,9 @@ def _answer(model: Any, prompt: str, settings: dict[str, Any]) -> Any:
         print()
         return None
     print()
+    if settings["decode"] == "draft":
+        # lossy text must not pass for the model's.
+        say(_stats(stream.generation))
     return stream.generation
 
 
@@ -121,4 +127,5 @@ def _stats(last: Any) -> str:
     return (
         f"{last.tokens} tokens, {last.tokens_per_s:,.0f} tokens/s, {last.latency_s:.2f} s, "
         f"first after {last.time_to_first_token_s * 1000:.0f} ms, prompt of {last.prompt_tokens} tokens"
+        + describe_decoding(last)
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rhapsode.cli import options
-from rhapsode.cli.output import print_json, say
+from rhapsode.cli.output import describe_decoding, print_json, say
 from rhapsode.errors import StateError, UserError
 
 
@@ -35,6 +35,10 @@ def generate(
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Cut the beginning of a prompt that is longer than the context.")
     ] = False,
+    context: Annotated[
+        str, typer.Option("--context", help="Read the prompt as ids, or as one bundle by a model that streams.")
+    ] = "ids",
+    decode: options.Decode = "plain",
     memory: options.UseMemory = False,
     space: options.Space = "default",
     device: options.Device = None,
@@ -51,6 +55,8 @@ def generate(
         "stop": tuple(stop or ()),
         "seed": seed,
         "truncate": truncate,
+        "context": context,
+        "decode": decode,
     }
     if prompt is not None and input_file is not None:
         raise UserError("--prompt and --input must not be given together. Leave one of them out.")
@@ -84,6 +90,7 @@ def generate(
     say(
         f"{done.tokens} tokens in {done.latency_s:.2f} s, {done.tokens_per_s:,.0f} tokens/s, "
         f"first after {done.time_to_first_token_s * 1000:.0f} ms"
+        + describe_decoding(done)
         + (f"; {done.truncated} tokens of the prompt were cut" if done.truncated else "")
     )
 

@@ -32,13 +32,18 @@ def _all_rows() -> dict[str, list[dict[str, str]]]:
     from rhapsode.evaluation.config import SUITES
     from rhapsode.nn.config import EMBEDDERS, FEED_FORWARDS, HEADS, MIXERS
     from rhapsode.text.config import TOKENIZERS
+    from rhapsode.text.curriculum import curriculum_names, curriculum_summary
     from rhapsode.training.config import recipe_names, recipe_summary
 
     rows = {
         "recipes": [
             {"name": name, "summary": recipe_summary(name), "where": f"rhapsode/recipes/{name}.toml"}
-            for name in recipe_names()
-        ]
+            for name in [*recipe_names(), *recipe_names("field")]
+        ],
+        "curricula": [
+            {"name": name, "summary": curriculum_summary(name), "where": f"rhapsode/curricula/{name}.toml"}
+            for name in curriculum_names()
+        ],
     }
     for registry in (EMBEDDERS, MIXERS, FEED_FORWARDS, HEADS, TOKENIZERS, SUITES):
         rows[registry.kind] = [

@@ -1,8 +1,11 @@
 """Options that several commands share, and how flags become settings."""
 
+import json
 from typing import Annotated, Any
 
 import typer
+
+from rhapsode.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -11,7 +14,7 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE...",
         help="Files, folders or globs (.txt .md .rst .py .jsonl, also .gz), - for standard input, stdlib, "
-        "stdlib:source, or one folder made by prepare.",
+        "stdlib:source, curriculum:NAME, or one folder made by prepare.",
     ),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help="A shipped recipe (rhapsode list recipes) or a TOML file.")]
@@ -25,9 +28,11 @@ Steps = Annotated[int | None, typer.Option("--steps", help="Budget in optimizer 
 Epochs = Annotated[float | None, typer.Option("--epochs", help="Budget in passes over the text.")]
 TokenizerName = Annotated[
     str | None,
-    typer.Option("--tokenizer", help="bytes, chars or bpe; or the path of a saved tokenizer to use again."),
+    typer.Option("--tokenizer", help="bytes, chars, bpe or ngram; or the path of a saved tokenizer to use again."),
 ]
-VocabSize = Annotated[int | None, typer.Option("--max-vocab-size", help="Hard cap on token ids, specials included.")]
+VocabSize = Annotated[
+    int | None, typer.Option("--max-vocab-size", "--cap", help="Hard cap on token ids, specials included.")
+]
 ValSplit = Annotated[float | None, typer.Option("--val-split", help="Share of the text kept for validation.")]
 ValFile = Annotated[str | None, typer.Option("--val-file", help="Validate on this text instead of a share.")]
 SplitSeed = Annotated[int | None, typer.Option("--split-seed", help="Reshuffles which documents are kept back.")]
@@ -37,12 +42,33 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, .
 UseMemory = Annotated[
     bool, typer.Option("--memory", help="Let what was taught, and n-grams of the training text, have a say.")
 ]
+Decode = Annotated[
+    str,
+    typer.Option(
+        "--decode",
+        help="plain: a token a pass; exact: several, with the same text; draft: a guess in one pass, with its loss.",
+    ),
+]
 Space = Annotated[str, typer.Option("--space", help="Named spaces never see each other.")]
 Source = Annotated[str | None, typer.Option("--source", help="Label that says where a memory is from.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any setting, such as training.learning_rate=3e-4."),
 ]
+
+
+def read_pairs(pairs: list[str] | None, option: str) -> dict[str, Any]:
+    """Return NAME=VALUE words by name; a value that is JSON counts as that, any other as text."""
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise UserError(f"{option} must look like name=value; got '{pair}'.")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
 
 
 def gather(overrides: list[str] | None, **sections: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -39,6 +41,31 @@ def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
+@contextmanager
+def say_progress(verb: str, every_s: float = 2.0) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that is told how many of how many are done, and says so on standard error now and then.
+
+    On a terminal it rewrites one line; nothing is said of what takes less than `every_s`.
+    """
+    last = time.monotonic()
+    on_terminal = sys.stderr.isatty()
+    said = False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last, said
+        if time.monotonic() - last < every_s:
+            return
+        last, said = time.monotonic(), True
+        line = f"{done:,} of {total:,} {verb}"
+        print(f"\r{line}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        if said and on_terminal:
+            print(file=sys.stderr)
+
+
 def _fits(entry: Any) -> bool:
     return not isinstance(entry, (Mapping, list)) or (isinstance(entry, Mapping) and "value" in entry)
 
@@ -60,3 +87,15 @@ def _plain(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(v, float) for v in value):
         return " .. ".join(f"{v:.4f}" for v in value)
     return str(value)
+
+
+def describe_decoding(done: Any) -> str:
+    """Return what to say about how a `Generation` was decoded, nothing for plain decoding."""
+    if done.decode == "plain":
+        return ""
+    text = f"; {done.tokens_per_forward:.2f} tokens a pass"
+    if done.acceptance is not None:
+        text += f", {done.acceptance:.0%} of the drafted accepted"
+    if done.draft_loss is not None:
+        text += f"; lossy: {done.draft_loss:.2f} nats a drafted token, {done.differing} differ from the model's choice"
+    return text

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rhapsode.cli import options
-from rhapsode.cli.output import print_json, print_table
+from rhapsode.cli.output import print_json, print_table, say
 
 
 def prepare(
@@ -39,7 +39,7 @@ def prepare(
     config = build_config(TokenizerConfig, settings.get("tokenizer", {}), "tokenizer")
     data = build_config(DataConfig, settings.get("data", {}), "data")
     split = open_sources(sources, data)
-    chosen = load_tokenizer(path) if path is not None else train_tokenizer(split.texts("train"), config)
+    chosen = load_tokenizer(path) if path is not None else train_tokenizer(split.texts("train"), config, say)
     started = time.perf_counter()
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())

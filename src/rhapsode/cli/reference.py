@@ -12,6 +12,7 @@ from rhapsode.cli import app
 from rhapsode.config import Config
 from rhapsode.generation.config import GenerationConfig
 from rhapsode.training.config import Recipe
+from rhapsode.training.distill.config import DistillRecipe
 
 
 def reference() -> str:
@@ -29,6 +30,12 @@ def reference() -> str:
         "Any of these can stand in a recipe or after `--set`.",
         "",
         *_settings(Recipe, ""),
+        "",
+        "## Settings of distillation",
+        "",
+        "In a recipe of a field, or after `--set` of `rhapsode distill`.",
+        "",
+        *_settings(DistillRecipe, ""),
         "",
         "## Settings of generation",
         "",

@@ -1,4 +1,4 @@
-"""rhapsode tokenizer train | stats"""
+"""rhapsode tokenizer train | stats | export"""
 
 import time
 from typing import Annotated
@@ -6,17 +6,22 @@ from typing import Annotated
 import typer
 
 from rhapsode.cli import options
-from rhapsode.cli.output import print_json, print_table
+from rhapsode.cli.output import print_json, print_table, say
 
-app = typer.Typer(help="Train a tokenizer by itself, or say how well one packs text.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train a tokenizer by itself, say how well one packs text, or write it for other libraries.",
+    no_args_is_help=True,
+)
+Saved = Annotated[str, typer.Argument(metavar="TOKENIZER", help="A tokenizer.json.")]
 
 
 @app.command("train")
 def train(
     sources: options.Sources,
     out: Annotated[str, typer.Option("--out", help="File to write, such as tokenizer.json.")],
-    kind: Annotated[str, typer.Option("--kind", help="bytes, chars or bpe.")] = "bpe",
+    kind: Annotated[str, typer.Option("--kind", help="bytes, chars, bpe or ngram.")] = "bpe",
     max_vocab_size: options.VocabSize = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help="ngram: shortest (default) or greedy.")] = None,
     json: options.Json = False,
 ) -> None:
     """Learn a vocabulary from text."""
@@ -25,11 +30,11 @@ def train(
     from rhapsode.text.split import open_sources
     from rhapsode.text.tokenizer import train_tokenizer
 
-    settings = {"kind": kind, "max_vocab_size": max_vocab_size}
+    settings = {"kind": kind, "max_vocab_size": max_vocab_size, "encoding": encoding}
     config = build_config(TokenizerConfig, settings, "tokenizer")
     split = open_sources(sources, DataConfig())
     started = time.perf_counter()
-    trained = train_tokenizer(split.texts("train"), config)
+    trained = train_tokenizer(split.texts("train"), config, say)
     trained.save(out)
     result = {"out": out, "vocab_size": trained.vocab_size, "seconds": round(time.perf_counter() - started, 2)}
     (print_json if json else print_table)(result)
@@ -37,19 +42,25 @@ def train(
 
 @app.command("stats")
 def stats(
-    path: Annotated[str, typer.Argument(metavar="TOKENIZER", help="A tokenizer.json.")],
-    sources: options.Sources,
+    path: Saved,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", help="Text, as of train.")] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Text as well; may be repeated.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Say how many bytes of text one token stands for, and how fast text is encoded."""
+    """Say how many bytes of text one token stands for, how fast text is encoded, and how many ids it never needs."""
+    import numpy as np
+
     from rhapsode.text.prepare import encode_sources
-    from rhapsode.text.tokenizer import load_tokenizer
+    from rhapsode.text.tokenizer import NUM_SPECIALS, load_tokenizer
 
     loaded = load_tokenizer(path)
+    # what is compiled or built at first use is no part of the speed.
+    loaded.encode("a text to begin with")
     started = time.perf_counter()
-    tokens = encode_sources(sources, loaded)
+    tokens = encode_sources([*(sources or []), *(data or [])], loaded)
     seconds = time.perf_counter() - started
-    content = int((loaded.num_bytes[tokens.ids] > 0).sum())
+    counts = np.bincount(tokens.ids, minlength=loaded.vocab_size)[NUM_SPECIALS:]
+    content = int(counts.sum())
     result = {
         "kind": loaded.kind,
         "vocab_size": loaded.vocab_size,
@@ -57,5 +68,22 @@ def stats(
         "tokens": content,
         "bytes_per_token": tokens.num_bytes / max(1, content),
         "mb_per_s": tokens.num_bytes / 1e6 / max(seconds, 1e-9),
+        "unused": int((counts == 0).sum()),
     }
+    (print_json if json else print_table)(result)
+
+
+@app.command("export")
+def export(
+    path: Saved,
+    out: Annotated[str, typer.Option("--out", help="File to write, for Hugging Face tokenizers.")],
+    json: options.Json = False,
+) -> None:
+    """Write a tokenizer as the tokenizer.json of Hugging Face tokenizers, with the same ids."""
+    from rhapsode.text.export import export_tokenizer
+    from rhapsode.text.tokenizer import load_tokenizer
+
+    loaded = load_tokenizer(path)
+    model = export_tokenizer(loaded, out)
+    result = {"out": out, "kind": loaded.kind, "vocab_size": loaded.vocab_size, "model": model}
     (print_json if json else print_table)(result)

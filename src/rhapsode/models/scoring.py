@@ -5,19 +5,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
 
 from rhapsode.errors import UserError
+from rhapsode.models.contracts import LanguageModel
 from rhapsode.models.decoder import Decoder
 from rhapsode.ops.statistics import ratio_interval
-from rhapsode.text.batches import sliding_windows
+from rhapsode.text.batches import past_windows, sliding_windows, window_starts
 from rhapsode.text.shards import TokenArray
 from rhapsode.text.tokenizer import Tokenizer
 
 
 @torch.inference_mode()
 def score_tokens(
-    model: Decoder,
+    model: LanguageModel,
     tokens: TokenArray,
     *,
     stride: int | None = None,
@@ -40,13 +42,35 @@ def score_tokens(
     device = next(model.parameters()).device
     pieces = []
     stride = max(1, seq_len // 4) if stride is None else stride
-    for inputs, targets, mask in sliding_windows(tokens, seq_len, stride, batch_size):
+    for index, (inputs, targets, mask) in enumerate(sliding_windows(tokens, seq_len, stride, batch_size)):
         segments = torch.from_numpy(document_numbers(inputs)).to(device) if isolate_documents else None
-        losses = model.loss(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), segments)
+        ids, wanted = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
+        bundles = window_bundles(model, tokens, stride, index, ids, wanted)
+        losses = model.loss(ids, wanted, segments, bundles=bundles)
         pieces.append(losses.cpu().numpy()[mask])
         if progress is not None:
             progress(int(mask.sum()))
     return np.concatenate(pieces).astype(np.float32)
+
+
+def window_bundles(
+    model: LanguageModel,
+    tokens: TokenArray,
+    stride: int,
+    index: int,
+    ids: Int[Tensor, "B T"],
+    targets: Int[Tensor, "B T"],
+) -> Float[Tensor, "B L M"] | None:
+    """Return the bundles of what stands before each window of batch `index` of `sliding_windows`.
+
+    None for a model that does not stream. Windows that fill up the last batch have none before them.
+    """
+    if not (isinstance(model, Decoder) and model.config.streams):
+        return None
+    starts = window_starts(len(tokens), model.config.seq_len, stride)[index * len(ids) : (index + 1) * len(ids)]
+    starts = np.pad(starts, (0, len(ids) - len(starts)))
+    past = past_windows(tokens, starts, model.embedder.past_tokens)
+    return model.encode_past(torch.from_numpy(past).to(ids.device), ids, targets)
 
 
 def document_numbers(inputs: Int64[np.ndarray, "B T"]) -> Int64[np.ndarray, "B T"]:
@@ -70,7 +94,7 @@ def bits_per_byte(nats: np.ndarray, targets: np.ndarray, num_bytes: np.ndarray) 
 
 
 def score_figures(
-    model: Decoder,
+    model: LanguageModel,
     tokens: TokenArray,
     tokenizer: Tokenizer,
     max_tokens: int | None = None,

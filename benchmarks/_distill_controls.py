@@ -1,0 +1,136 @@
+"""What a field is compared with on the same projected contexts, over the same counts: linear probe, MLP, neighbours."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rhapsode.models.field.base import CrossFitted
+from rhapsode.models.field.model import FieldModel
+from rhapsode.models.scoring import bits_per_byte
+from rhapsode.nn.norm import rms_norm
+from rhapsode.text.tokenizer import Tokenizer
+from rhapsode.training.distill.blocks import Block, BlockReader
+from rhapsode.training.distill.config import DistillConfig
+from rhapsode.training.distill.losses import distillation_loss, divergence
+from rhapsode.training.distill.student import rate_fraction
+
+NEIGHBOURS = 16
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+TEMPERATURES = (0.02, 0.05, 0.1, 0.3)
+# keys of the nearest-neighbour control: an exact search of more would outlast everything else.
+MAX_KEYS = 20_000
+
+
+class Head(nn.Module):
+    """logits = log p_base + W rms(z), or with a layer of `hidden` squared rectifiers in between."""
+
+    def __init__(self, in_dim: int, out_dim: int, hidden: int = 0) -> None:
+        super().__init__()
+        self.first = nn.Linear(in_dim, hidden) if hidden else None
+        self.last = nn.Linear(hidden or in_dim, out_dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = rms_norm(z)
+        out: Tensor = self.last(x if self.first is None else rms_norm(F.relu(self.first(x)).square()))
+        return out
+
+
+def train_head(
+    head: Head,
+    model: FieldModel,
+    reader: BlockReader,
+    cross: CrossFitted | None,
+    config: DistillConfig,
+    seconds: float,
+    rate: float,
+) -> dict[str, float]:
+    """Train for so many seconds with the batches, loss and schedule of the field. The model only lends its inputs."""
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    began, step, share = time.perf_counter(), 0, 0.0
+    while share < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * rate_fraction(share, step)
+        block = reader.batch(step, config.batch_size, config.seed)
+        t = block.targets
+        losses, _ = distillation_loss(
+            (base_of(model, cross, block) + head(inputs(model, block))[:, model.class_of]).log_softmax(1),
+            *(torch.from_numpy(part) for part in (t.next_ids, t.top_ids, t.top_log_probs, t.tail_log_mass)),
+            config.hard,
+        )
+        optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        optimizer.step()
+        step += 1
+        share = (time.perf_counter() - began) / seconds
+    return {"steps": step, "parameters": sum(p.numel() for p in head.parameters())}
+
+
+def inputs(model: FieldModel, block: Block) -> Tensor:
+    """Return the projected contexts of a block."""
+    return model.project_block(block.past, block.ids, block.raw)
+
+
+def base_of(model: FieldModel, cross: CrossFitted | None, block: Block) -> Tensor:
+    """Return the log-probabilities that everything here starts from."""
+    if cross is not None:
+        return cross.read(block.starts, block.past, block.ids).flatten(0, 1)
+    return model.base.read(block.past, block.ids).flatten(0, 1)
+
+
+@torch.no_grad()
+def score_head(head: Head, model: FieldModel, reader: BlockReader, tokenizer: Tokenizer) -> dict[str, float]:
+    """Return bits per byte and KL to the teacher on a captured text."""
+    nats, kl, came = [], [], []
+    for block in reader.in_order(256):
+        t = block.targets
+        logs = (base_of(model, None, block) + head(inputs(model, block))[:, model.class_of]).log_softmax(1)
+        nats.append(-logs.gather(1, torch.from_numpy(t.next_ids)[:, None])[:, 0].numpy())
+        parts = [torch.from_numpy(part) for part in (t.top_ids, t.top_log_probs, t.tail_log_mass)]
+        kl.append(divergence(logs, *parts).numpy())
+        came.append(t.next_ids)
+    ids = np.concatenate(came)
+    return {"bits_per_byte": bits_per_byte(np.concatenate(nats), ids, tokenizer.num_bytes), "kl": mean(kl)}
+
+
+def mean(parts: list[np.ndarray]) -> float:
+    """Return the mean over all positions."""
+    return float(np.concatenate(parts).mean(dtype=np.float64))
+
+
+@torch.no_grad()
+def score_neighbours(
+    model: FieldModel, train: BlockReader, scored: BlockReader, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """kNN-LM (Khandelwal et al. 2020, arXiv 1911.00172) over the same contexts, mixed with the base.
+
+    Weight and temperature are tuned on the first fifth of the scored text, which favours this control.
+    """
+    step = max(1, len(train.capture) // MAX_KEYS)
+    blocks = train.in_order(256)
+    keys, values = [], []
+    for block in blocks:
+        rows = slice(None, None, step)
+        keys.append(F.normalize(inputs(model, block)[rows], dim=1))
+        values.append(torch.from_numpy(block.targets.next_ids[rows]))
+    table, following = torch.cat(keys), torch.cat(values)
+    grid = [(w, t) for w in WEIGHTS for t in TEMPERATURES]
+    nats: list[Tensor] = []
+    came: list[np.ndarray] = []
+    for block in scored.in_order(256):
+        wanted = torch.from_numpy(block.targets.next_ids)
+        near, at = (F.normalize(inputs(model, block), dim=1) @ table.T).topk(min(NEIGHBOURS, len(table)), dim=1)
+        own = base_of(model, None, block).gather(1, wanted[:, None])[:, 0].exp()
+        hits = (following[at] == wanted[:, None]).float()
+        found = {t: (torch.softmax(near / t, dim=1) * hits).sum(1) for t in TEMPERATURES}
+        nats.append(torch.stack([-((1 - w) * own + w * found[t]).log() for w, t in grid], dim=1))
+        came.append(block.targets.next_ids)
+    every = torch.cat(nats)
+    best = int(every[: max(1, len(every) // 5)].mean(0).argmin())
+    bits = bits_per_byte(every[:, best].numpy(), np.concatenate(came), tokenizer.num_bytes)
+    return {"bits_per_byte": bits, "weight": grid[best][0], "temperature": grid[best][1], "keys": len(table)}

@@ -1,0 +1,187 @@
+"""A local-linear field as a language model: projected context -> few numbers -> field -> what counting left over.
+
+    z = projection(context)          d views numbers; nothing in it is learnt but a whitening
+    h = stage_one(z)                 R1 numbers of unit mean square
+    logits = log p_base + field(h)   one output a class; ids outside the shortlist share one
+
+Shape letters: B sequences, T ids of a call, W window, Z projected numbers, H numbers between the stages, C vocabulary,
+V classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rhapsode.errors import UserError
+from rhapsode.models.field.base import BEFORE, BaseDistribution
+from rhapsode.models.field.config import FieldModelConfig
+from rhapsode.models.field.contexts import ContextProjection, ContextSource, last_windows
+from rhapsode.models.field.shortlist import Shortlist
+from rhapsode.nn.field import Field
+from rhapsode.nn.linear import Linear
+from rhapsode.nn.norm import rms_norm
+from rhapsode.ops.sketch.whitening import Whitening
+
+
+@dataclass(frozen=True)
+class FieldState:
+    """What a field carries between calls: the ids it may still look at, `BEFORE` in front of the text."""
+
+    position: int
+    history: Tensor
+    added: int
+
+
+class DenseStage(nn.Module):
+    """y = W z + b: the projected context as few numbers."""
+
+    def __init__(self, in_dim: int, out_dim: int, seed: int) -> None:
+        super().__init__()
+        self.linear = Linear(in_dim, out_dim)
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+        bound = (3 / in_dim) ** 0.5
+        nn.init.uniform_(self.linear.weight, -bound, bound, generator=torch.Generator().manual_seed(seed))
+
+    def forward(self, z: Float[Tensor, "N Z"]) -> Float[Tensor, "N H"]:
+        """Map contexts."""
+        out: Tensor = self.linear(z)
+        return out + self.bias
+
+    @torch.no_grad()
+    def absorb(self, whitening: Whitening) -> None:
+        """Give whitened contexts the outputs that they had before they were whitened."""
+        weight = self.linear.weight
+        self.bias.add_(weight @ whitening.mean)
+        weight.copy_(weight @ whitening.backward.T)
+
+
+class FieldModel(nn.Module):
+    """See `LanguageModel` for the contract. What `hidden` returns is h and, behind it, the base's log-probabilities."""
+
+    class_of: Tensor
+
+    def __init__(
+        self,
+        config: FieldModelConfig,
+        shortlist: Shortlist,
+        base: BaseDistribution,
+        projection: ContextProjection,
+        source: ContextSource | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Assemble the parts; units start at random, see `seed_field` for a start from data.
+
+        Args:
+            source: reads a teacher at every position; only in probe mode.
+        """
+        super().__init__()
+        self.config, self.shortlist, self.base = config, shortlist, base
+        self.compute_dtype = torch.float32
+        # neither has parameters; kept out of the module tree so that only what is learnt is saved with the weights.
+        self._parts = (projection, source)
+        self.register_buffer("class_of", torch.from_numpy(shortlist.class_of), persistent=False)
+        if config.stage1 == "none":
+            self.stage1: nn.Module | None = None
+        elif config.stage1 == "dense":
+            self.stage1 = DenseStage(projection.out_dim, config.stage1_dim, seed)
+        else:
+            self.stage1 = Field(projection.out_dim, config.stage1_dim, config.stage1_field, seed + 1)
+        self.hidden_dim = projection.out_dim if self.stage1 is None else config.stage1_dim
+        self.field = Field(self.hidden_dim, shortlist.num_classes, config.field, seed)
+
+    @property
+    def projection(self) -> ContextProjection:
+        """How contexts become numbers."""
+        return self._parts[0]
+
+    @property
+    def source(self) -> ContextSource | None:
+        """What reads the teacher, in probe mode."""
+        return self._parts[1]
+
+    @property
+    def context(self) -> int:
+        """Ids before the present one that anything here looks at."""
+        read = 0 if self.source is None else self.source.context - 1
+        return max(1, self.config.window - 1, self.base.context, read)
+
+    def stage_one(self, projected: Float[Tensor, "N Z"]) -> Float[Tensor, "N H"]:
+        """Return what the field reads, scaled to a mean square of one."""
+        return rms_norm(projected if self.stage1 is None else self.stage1(projected))
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "B T"],
+        state: FieldState | None = None,
+        segments: Int[Tensor, "B T"] | None = None,
+        bundles: Float[Tensor, "B *L M"] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], FieldState]:
+        """Return h and the base's log-probabilities, D = H + C, and the new state.
+
+        Args:
+            segments: not looked at: a field reads a window of the stream, marks of documents included.
+            bundles: none.
+
+        Raises:
+            UserError: if there are bundles.
+        """
+        if bundles is not None:
+            raise UserError(
+                "bundles must go to a model with model.embed = hypervector_stream; got a field. Leave them out."
+            )
+        past = ids.new_full((ids.shape[0], self.context), BEFORE) if state is None else state.history
+        past = past[:, past.shape[1] - self.context :]
+        h = self.stage_one(self.project(past, ids)).view(*ids.shape, -1)
+        base = self.base.read(past, ids).to(h)
+        position = ids.shape[1] + (0 if state is None else state.position)
+        new = FieldState(position, torch.cat([past, ids], dim=1), ids.shape[1])
+        return torch.cat([h, base], dim=-1), new
+
+    def project(self, past: Int[Tensor, "B P"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "N Z"]:
+        """Return the projected window that ends at each of `ids`, rows of B T."""
+        raw = None if self.source is None else self.source.windows(past, ids, self.config.window)
+        return self.project_block(past, ids, raw)
+
+    def project_block(
+        self, past: Int[Tensor, "B P"], ids: Int[Tensor, "B T"], raw: Float[Tensor, "N F"] | None
+    ) -> Float[Tensor, "N Z"]:
+        """The same where it is known what the teacher did in each window."""
+        return self.projection(last_windows(past, ids, self.config.window), raw)
+
+    def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N C"]:
+        """Return float32 logits of the next id."""
+        h, base = torch.split(hidden, [self.hidden_dim, self.shortlist.vocab_size], dim=-1)
+        residual: Tensor = self.field(h.reshape(-1, self.hidden_dim).float())[:, self.class_of]
+        return base + residual.view(base.shape)
+
+    def loss(
+        self,
+        ids: Int[Tensor, "B T"],
+        targets: Int[Tensor, "B T"],
+        segments: Int[Tensor, "B T"] | None = None,
+        chunk_size: int = 0,
+        bundles: Float[Tensor, "B *L M"] | None = None,
+    ) -> Float[Tensor, "B T"]:
+        """Return the negative log-probability of each target in nats, float32; `chunk_size` is not needed."""
+        hidden, _ = self.hidden(ids, segments=segments, bundles=bundles)
+        logits = self.logits(hidden)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+
+    def rewind(self, state: FieldState, keep: int) -> FieldState:
+        """Return the state as if the last call had been given only its first `keep` ids."""
+        drop = state.added - keep
+        history = state.history[:, : state.history.shape[1] - drop]
+        return FieldState(state.position - drop, history, keep)
+
+    def num_parameters(self) -> int:
+        """Return the number of trainable scalars."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def project_parameters(self) -> None:
+        """Bring normals and bands back into their bounds; after every optimizer step."""
+        self.field.project()
+        if isinstance(self.stage1, Field):
+            self.stage1.project()

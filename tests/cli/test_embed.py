@@ -1,0 +1,103 @@
+"""rhapsode embed: the options and outputs of the program, and its errors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rhapsode.nn.holographic_files import KEYS, STORE, load_embedding
+from tiny_runs import train_tiny
+
+from .conftest import Command
+
+TINY = ["--vocab-size", 300, "--embedding-dim", 16, "--num-bundles", 30, "--max-steps", 12, "--batch-size", 16]
+
+
+def test_training_writes_a_store_and_the_promised_figures(command: Command, tmp_path: Path) -> None:
+    done = command("embed", "train", "--quick", *TINY, "--out", tmp_path / "e", "--warmup-steps", 3, "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result.keys() >= {"loss", "top1", "top5", "grad_norm", "closed_form_loss", "ln_vocab"}
+    assert result["ln_vocab"] == pytest.approx(np.log(300))
+    assert result["size_bytes"] == 4 * 30 * 16
+    assert result["key_bytes"] == 4 * 300 * 16
+    assert "step 10: loss=" in done.err
+    assert "[EVAL] loss=" in done.err
+    embedding = load_embedding(tmp_path / "e")
+    assert np.load(tmp_path / "e" / STORE).shape == (30, 16)
+    assert np.array_equal(np.load(tmp_path / "e" / KEYS), embedding.keys().numpy())
+    done = command("embed", "train", "--quick", *TINY, "--out", tmp_path / "e")
+    assert done.code == 2
+    assert "--out must name a folder without an embedding" in done.err
+    flags = ["--quick", *TINY, "--out", tmp_path / "e", "--warmup-steps", 3, "--resume", "--json"]
+    again = json.loads(command("embed", "train", *flags).out)
+    assert {k: v for k, v in again.items() if k in {"loss", "top1", "top5"}} == {
+        k: v for k, v in result.items() if k in {"loss", "top1", "top5"}
+    }
+    done = command("embed", "train", *flags, "--seed", 3)
+    assert (done.code, "--resume must repeat what" in done.err) == (1, True)
+
+
+def test_a_space_of_text_is_looked_around_in(command: Command, source: Path, tmp_path: Path) -> None:
+    curriculum = tmp_path / "c.toml"
+    curriculum.write_text(f'[[sources]]\nsource = "{source}"\nweight = 1.0\n')
+    flags = ["--objective", "skip_gram", "--curriculum", curriculum, "--out", tmp_path / "e", "--json"]
+    done = command("embed", "train", *TINY, *flags)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["closed_form_loss"] is None
+    near = json.loads(command("embed", "nearest", tmp_path / "e", "abc", "--top", 4, "--json").out)["found"]
+    assert [one["score"] for one in near] == sorted((one["score"] for one in near), reverse=True)
+    assert len(near) <= 4
+    paragraph = (source / "3.txt").read_text().strip()
+    found = json.loads(command("embed", "search", tmp_path / "e", paragraph, source, "--top", 2, "--json").out)["found"]
+    assert found[0]["text"] == paragraph
+    assert found[0]["score"] == pytest.approx(1, abs=1e-4)
+    lines = command("embed", "search", tmp_path / "e", paragraph, source, "--top", 2).out
+    assert lines.startswith("1.000  ")
+    done = command("embed", "search", tmp_path / "e", " ", source)
+    assert (done.code, "what is looked for must not be empty" in done.err) == (2, True)
+
+
+def test_a_runs_table_is_distilled_and_the_store_starts_a_run(
+    command: Command, finished: Path, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "e"
+    done = command(
+        "embed", "train", "--objective", "distil", "--teacher", finished, "--max-steps", 5, "--num-bundles", 64,
+        "--batch-size", 32, "--out", out, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["relative_error"] > 0
+    embedding = load_embedding(out)
+    model = {"embed": "holographic", "width": embedding.algebra.dim, "num_layers": 1}
+    settings = {"model": {**model, "holographic": {"store": str(out), "num_bundles": 64}}, "training": {"steps": 2}}
+    record = train_tiny(source, tmp_path / "run", settings=settings)
+    assert record["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--num-bundles", 0], "num_bundles must be from model.holographic.num_hashes to the vocabulary of 50; got 0"),
+        (["--num-bundles", 51], "to the vocabulary of 50; got 51 with 1 hashes"),
+        (["--objective", "skip_gram"], "--data must name text with --objective skip_gram; got synthetic"),
+        (["--objective", "distil"], "--teacher must name a run with --objective distil, and only then"),
+        (["--data", "stdlib", "--curriculum", "python-prose"], "--data and --curriculum must not be given together"),
+        (["--resume", "--overwrite"], "--resume and --overwrite must not be given together"),
+        (["--curriculum", "nothing"], "the curriculum must be one of"),
+        (["--objective", "meaning"], "embed.objective must be 'addressing', 'old', 'distil' or 'skip_gram'"),
+    ],
+)
+def test_misuse_is_one_sentence(command: Command, tmp_path: Path, flags: list[object], sentence: str) -> None:
+    done = command("embed", "train", "--quick", "--vocab-size", 50, "--out", tmp_path / "e", *flags)
+    assert done.code == 2
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_space_without_text_is_refused(command: Command, tmp_path: Path) -> None:
+    command("embed", "train", *TINY, "--out", tmp_path / "e")
+    done = command("embed", "nearest", tmp_path / "e", "word")
+    assert (done.code, "an embedding must be of text to be searched" in done.err) == (2, True)
