@@ -188,9 +188,9 @@ def main() -> None:
             rows,
             title="Token memories beside the model",
             note="Nats per character of Tiny Shakespeare's last 10 %, and bits per byte of WikiText-2's validation "
-            "text (its first n characters) read as a stream by the same model. Static: memories hold the training text, gates were fitted on "
-            "the calibration text and are frozen. Online: every token is scored, then learnt. Intervals (95 %) are "
-            "over the text; `minus model` is paired.",
+            "text (its first n characters) read as a stream by the same model. Static: memories hold the training text "
+            "and gates were fitted on the calibration text and are frozen. Online: every token is scored, then learnt. "
+            "Intervals (95 %) are over the text; `minus model` is paired.",
             goals=goals,
             run=str(arguments.run),
             data_hash=bench.model.header["data_hash"],
