@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# the default run draws the same examples on every machine; HYPOTHESIS_PROFILE=explore draws new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 # models of tests are tiny: a second thread costs more than it does, most of all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # compiled code clashes with the checker; tests of compiled code run in a subprocess without it.
