@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # matplotlib and the tests must never look for a display.
 export MPLBACKEND := Agg
 
+# one worker a core; each takes some 700 MB.
+WORKERS := --numprocesses logical --maxprocesses 8 --dist worksteal
+
 .PHONY: demo test test-slow lint types clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -22,10 +25,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m rhapsode.cli.demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(WORKERS) -m slow
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
