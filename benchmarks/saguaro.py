@@ -1,13 +1,13 @@
 """What a holographic embedding is worth: closed forms, the document's losses before and after, and the frontier.
 
-    python benchmarks/saguaro.py [--quick] [--part closed_form|losses|frontier]... [--seeds 3] [--steps 300]
+    python benchmarks/saguaro.py [--quick] [--part closed_form|losses|frontier]... [--seeds 3] [--steps 400]
 
 closed_form  5,000 keys superposed in 1 and 64 bundles of 128, ranked among all keys (no training)
 losses       the addressing task from a small store: the old losses against the new, 100 steps, 5,000 ids
-frontier     one language model at equal steps on the standard library's prose, where only the embedding differs: full
-             table, low rank, hash, quotient-remainder, holographic, each at 1/4 and 1/16 of a table's parameters;
-             vocabularies of 8k and (two thirds of the steps, two seeds) 50k, untied heads; bits per byte of
-             held-out text
+frontier     one language model at equal steps on the standard library's prose and source, where only the embedding
+             differs: full table, low rank, hash, quotient-remainder, holographic, each at 1/4 and 1/16 of a table's
+             parameters; vocabularies of 8k and (a third of the steps, two seeds) 50k, untied heads; bits per byte
+             of held-out text
 
 About 45 minutes in full on one core, almost all of it the frontier. Writes results/saguaro.json.
 """
@@ -22,12 +22,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from _common import write_result
-from rhapsode import api
+from _common import num_cores, write_result
+from _equal_steps import train_and_score
 from rhapsode.api.embedding import train_embedding
 from rhapsode.models.budget import count_parameters
 from rhapsode.nn.holographic import HolographicEmbedding
-from rhapsode.training.config import load_recipe
+from rhapsode.text.config import DataConfig, TokenizerConfig
+from rhapsode.training.config import Recipe, load_recipe
+from rhapsode.training.data import choose_tokenizer, encode_data, open_data
 
 PARTS = ("closed_form", "losses", "frontier")
 PUBLISHED = {1: (7.686, 0.22, 0.92), 64: (6.52, 11.6, 23.6)}
@@ -42,8 +44,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="seconds: one seed, few steps, small vocabulary; no file")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     arguments = parser.parse_args()
+    torch.set_num_threads(num_cores())
+    torch.set_flush_denormal(True)
     seeds = range(1 if arguments.quick else arguments.seeds)
     parts = arguments.part or PARTS
     rows: list[Row] = []
@@ -60,9 +64,8 @@ def main() -> None:
                 large = vocab_size > 10_000
                 rows += frontier(
                     vocab_size,
-                    steps * 2 // 3 if large else steps,
+                    steps // 3 if large else steps,
                     seeds[:2] if large else seeds,
-                    Path(folder),
                     arguments.quick,
                 )
     if not arguments.quick:
@@ -125,42 +128,45 @@ def losses(seeds: Sequence[int], folder: Path, quick: bool) -> list[Row]:
     return rows
 
 
-def frontier(vocab_size: int, steps: int, seeds: Sequence[int], folder: Path, quick: bool) -> list[Row]:
+def frontier(vocab_size: int, steps: int, seeds: Sequence[int], quick: bool) -> list[Row]:
     """Return bytes and bits per byte of every embedder around one body, trained for equal steps on equal batches."""
+    data = open_data(["stdlib"] if quick else ["stdlib", "stdlib:source"], DataConfig())
+    tokenizer = TokenizerConfig(kind="bpe", max_vocab_size=vocab_size)
+    corpus = encode_data(data, choose_tokenizer(data, tokenizer, None))
+    actual = corpus.tokenizer.vocab_size
     rows = []
     for embed in EMBEDDERS:
         for compression in (1,) if embed == "table" else (16,) if quick else (4, 16):
-            settings = {
-                "tokenizer": {"kind": "bpe", "max_vocab_size": vocab_size},
-                "model": {**BODY, "embed": embed, "holographic": {"compression": compression},
-                          "compressed": {"compression": max(1, compression)}},
-                "training": {"steps": steps, "batch_size": 16, "compile": "off" if quick else "auto"},
-            }  # fmt: skip
-            found = []
-            for seed in seeds:
-                out = folder / f"{vocab_size}-{embed}-{compression}-{seed}"
-                seeded = {**settings, "training": {**settings["training"], "seed": seed}}
-                found.append(api.train("stdlib", out=out, recipe="saguaro", settings=seeded))
-            actual = found[0]["vocab_size"]
-            size = 4 * embedding_parameters(embed, compression, actual)
-            bits = [one["val_bits_per_byte"] for one in found]
+            recipe = sized_recipe(embed, compression, actual)
+            found = [train_and_score(recipe.model, recipe.training, corpus, steps=steps, seed=seed) for seed in seeds]
+            bits = [one["bits_per_byte"] for one in found]
             row: Row = {
                 "measure": "frontier", "vocabulary": actual, "embedding": embed, "of_table": f"1/{compression}",
-                "bytes": size, "bits_per_byte": statistics.mean(bits), "steps": steps, "seeds": len(bits),
-                "spread": [min(bits), max(bits)],
+                "bytes": 4 * embedding_parameters(embed, compression, actual), "bits_per_byte": statistics.mean(bits),
+                "spread": [min(bits), max(bits)], "steps": steps, "seeds": len(bits),
+                "seconds": statistics.mean(one["seconds"] for one in found),
             }  # fmt: skip
             rows.append(row)
             print(row, flush=True)
     return rows
 
 
+def sized_recipe(embed: str, compression: int, vocab_size: int) -> Recipe:
+    """Return the recipe around one body with this embedding."""
+    model = {
+        **BODY,
+        "vocab_size": vocab_size,
+        "embed": embed,
+        "compressed": {"compression": compression},
+        "holographic": {"num_bundles": max(1, round(vocab_size / compression))},
+    }
+    return load_recipe("saguaro", {"model": model})
+
+
 def embedding_parameters(embed: str, compression: int, vocab_size: int) -> int:
     """Return the trainable scalars of the embedding alone: the model's, less those of one with no choice in it."""
-    settings = {**BODY, "vocab_size": vocab_size}
-    chosen = {"embed": embed, "compressed": {"compression": compression}}
-    bundles = max(1, round(vocab_size / compression))
-    whole = load_recipe("saguaro", {"model": {**settings, **chosen, "holographic": {"num_bundles": bundles}}}).model
-    table = load_recipe("saguaro", {"model": {**settings, "embed": "table"}}).model
+    whole = sized_recipe(embed, compression, vocab_size).model
+    table = sized_recipe("table", 1, vocab_size).model
     return count_parameters(whole) - count_parameters(table) + vocab_size * BODY["width"]
 
 
