@@ -6,7 +6,7 @@ numbers.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,13 @@ class ContextSource(Protocol):
     def windows(self, past: Int[Tensor, "B P"], ids: Int[Tensor, "B T"], window: int) -> Float[Tensor, "N F"]:
         """Return the raw vector of the window that ends at each of `ids`, oldest position first; rows of B T."""
         ...
+
+
+class SparseContexts(NamedTuple):
+    """Sketched contexts by what is not zero: buckets and signed weights, (N, J) each."""
+
+    rows: Tensor
+    weights: Tensor
 
 
 def last_windows(past: Int[Tensor, "B P"], ids: Int[Tensor, "B T"], window: int) -> Int[Tensor, "N W"]:
@@ -89,6 +96,16 @@ class ContextProjection:
     def __call__(self, windows: Int[Tensor, "N W"], raw: Float[Tensor, "N F"] | None) -> Float[Tensor, "N Z"]:
         """Project contexts: float32, summed in float32."""
         return self.inner(self._features(windows, raw), torch.float32)
+
+    @torch.no_grad()
+    def sparse(self, windows: Int[Tensor, "N W"]) -> SparseContexts:
+        """Return the sketches of contexts of ids alone before they are mixed; see `Projection.rows`."""
+        return SparseContexts(*self.inner.rows(self._features(windows, None)))
+
+    @property
+    def num_rows(self) -> int:
+        """Buckets of all views: rows of a table that reads `sparse`."""
+        return self.inner.config.views * self.inner.config.num_buckets
 
     def statistics(self, windows: Int[Tensor, "N W"], raw: Float[Tensor, "N F"] | None) -> Float[Tensor, "N Z"]:
         """Return contexts as the whitening sees them."""

@@ -1,6 +1,7 @@
 """The whole way of a raw feature vector: dense streams and hashed indicators -> sketch -> SRHT -> whitening."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,32 @@ class Projection:
             assert buckets is not None
             parts.append(view.srht.project(buckets))
         return torch.cat(parts, 1) * self.config.scale
+
+    def rows(self, raw: RawFeatures) -> tuple[Int64[Tensor, "B J"], Float[Tensor, "B J"]]:
+        """Return what is not zero in the sketches of a vector without a dense part, before they are mixed.
+
+        A matrix applied to a sketch is a sum of its rows at `J = views K num_hashes` places: rows of view v begin at
+        v num_buckets. Whatever a matrix W makes of the projected vector, the matrix W R H D makes of the sketch, so
+        nothing is lost by leaving the mixing out; it costs O(B K) instead of O(B num_buckets).
+
+        Returns:
+            rows and signed weights; padding has weight 0.
+
+        Raises:
+            UserError: as a call does.
+        """
+        self._check(raw)
+        sparse = self._sparse(raw)
+        assert sparse is not None
+        assert raw.dense is None
+        ids, values = sparse
+        places, weights = [], []
+        for number, view in enumerate(self._views):
+            buckets, signs = view.sketch.hashes(ids)
+            scale = self.config.scale / math.sqrt(self.config.num_hashes)
+            places.append((buckets + number * self.config.num_buckets).flatten(1))
+            weights.append((signs * ((ids >= 0) * values * scale).unsqueeze(-1)).flatten(1))
+        return torch.cat(places, 1), torch.cat(weights, 1).float()
 
     def _sparse(self, raw: RawFeatures) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]] | None:
         """Return all sparse coordinates of the raw vector, which come after the dense ones."""

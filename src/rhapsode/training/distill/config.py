@@ -41,8 +41,14 @@ class DistillConfig(Config):
     """Peak rate of the field."""
     stage1_rate: float = Field(default=0.15, gt=0)
     """Rate of the first stage over learning_rate: its matrix reads thousands of numbers, which all move at once."""
+    table_rate: float = Field(default=10.0, gt=0)
+    """Rate of a table over learning_rate: each of its rows learns from the few contexts that hold it."""
+    linear_rate: float = Field(default=1.0, gt=0)
+    """Rate of the linear map beside the field, over learning_rate."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decay of the first stage's matrix."""
+    """Decay of the first stage."""
+    cache_gb: float = Field(default=4.0, ge=0)
+    """Disk for projected contexts, which are computed once; those past it are computed each time. A table needs none."""
     joint: Literal["joint", "frozen"] = "joint"
     """Whether the first stage learns with the second, or stays as it was drawn."""
     seed_positions: int = Field(default=16_384, ge=1)

@@ -52,7 +52,7 @@ class OnlineField:
 
     def score_and_learn(self, projected: Tensor, base: Tensor, next_ids: Tensor) -> Tensor:
         """Return the nats of each position by what was known before them, and learn from all of them then. Mutates."""
-        residual = self.model.field(self.model.stage_one(projected))
+        residual = self.model.explain(self.model.stage_one(projected)).outputs
         logits = base + residual[:, self.model.class_of]
         nats = F.cross_entropy(logits, next_ids, reduction="none")
         self._optimizer.zero_grad(set_to_none=True)
@@ -77,7 +77,7 @@ def adapt(model: FieldModel, reader: BlockReader, rate: float, length: int, limi
         with torch.no_grad():
             projected = model.project_block(block.past, block.ids, block.raw)
             base = model.base.read(block.past, block.ids).flatten(0, 1)
-            static = base + model.field(model.stage_one(projected))[:, model.class_of]
+            static = base + model.explain(model.stage_one(projected)).outputs[:, model.class_of]
         cache = _read(growing, block, base)
         parts = [
             block.targets.next_ids,

@@ -28,6 +28,7 @@ from rhapsode.training.data import Data, encode_data, open_data
 from rhapsode.training.distill.blocks import Block, BlockReader
 from rhapsode.training.distill.capture import CapturePlan, plan_capture, run_capture
 from rhapsode.training.distill.config import DistillConfig, DistillRecipe
+from rhapsode.training.distill.context_cache import ContextCache
 from rhapsode.training.distill.files import round_parameters, save_field
 from rhapsode.training.distill.scoring import collect_figures, summarise
 from rhapsode.training.distill.shards import Capture
@@ -116,8 +117,9 @@ def run_distillation(
         # only now that nothing asked for can be wrong: what stood here before is lost from here on.
         folder.create(overwrite=overwrite)
         header = _write_header(request, folder, material, model)
-        student = Student(model, training, cross_fit(request.recipe, material))
-        progress = train_student(student, open_reader(material.train, model), folder, observer)
+        with open_contexts(material, model, training, folder, observer) as contexts:
+            student = Student(model, training, cross_fit(request.recipe, material), contexts)
+            progress = train_student(student, open_reader(material.train, model), folder, observer)
         began = time.perf_counter()
         round_parameters(model)
         weights = save_field(folder, model, student.statistics)
@@ -283,6 +285,18 @@ def cross_fit(recipe: DistillRecipe, material: Material) -> CrossFitted | None:
         return None
     counted = counted_head(material.corpus.train, material.corpus.tokenizer)
     return CrossFitted(np.asarray(counted.ids), material.shortlist.log_unigram, material.order, recipe.training.folds)
+
+
+def open_contexts(
+    material: Material, model: FieldModel, training: DistillConfig, folder: RunFolder, observer: Observer
+) -> ContextCache:
+    """Open the file that keeps projected contexts while a field learns, and say what it takes."""
+    cache = ContextCache(model, len(material.train), folder.path, int(training.cache_gb * 1e9))
+    if cache.size_bytes:
+        observer.say(
+            f"projected contexts take up to {cache.size_bytes / 1e6:,.0f} MB while it trains ({cache.share:.0%} of them)"
+        )
+    return cache
 
 
 def open_reader(capture: Capture, model: FieldModel) -> BlockReader:

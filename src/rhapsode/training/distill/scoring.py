@@ -47,7 +47,7 @@ def score_block(model: FieldModel, block: Block, base: Tensor | None = None) -> 
     h = model.stage_one(model.project_block(block.past, block.ids, block.raw))
     if base is None:
         base = model.base.read(block.past, block.ids).flatten(0, 1)
-    output = model.field.explain(h)
+    output = model.explain(h)
     log_probs = (base + output.outputs[:, model.class_of]).log_softmax(dim=1)
     return Scored(block, h, base, output, log_probs)
 

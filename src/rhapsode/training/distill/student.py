@@ -3,7 +3,7 @@
 Shape letters: N positions of a batch, C vocabulary, V classes, K ids kept of the teacher.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rhapsode.models.field.base import CrossFitted
-from rhapsode.models.field.contexts import last_windows
+from rhapsode.models.field.contexts import SparseContexts, last_windows
 from rhapsode.models.field.model import DenseStage, FieldModel
 from rhapsode.models.field.shortlist import class_log_probs
 from rhapsode.nn.field import Field, FieldConfig, Relocator, UnitStatistics
@@ -30,29 +30,29 @@ _COOLDOWN = 0.5
 class Student:
     """A field model in training, with what is known of its units."""
 
-    def __init__(self, model: FieldModel, config: DistillConfig, cross: CrossFitted | None) -> None:
+    def __init__(
+        self,
+        model: FieldModel,
+        config: DistillConfig,
+        cross: CrossFitted | None,
+        contexts: Callable[[Block], Tensor | SparseContexts] | None = None,
+    ) -> None:
         """Prepare the optimizer.
 
         Args:
             cross: counts that have not seen the stretch that is learnt; None where the base counts no n-grams.
+            contexts: gives what the first stage reads of a block; without it, it is projected each time.
         """
         self.model, self.config, self._cross = model, config, cross
+        self._contexts = contexts or (lambda block: model.project_block(block.past, block.ids, block.raw))
         self.statistics = UnitStatistics(model.field.num_units, config.relocation.decay)
         self.relocator = Relocator(config.relocation, self.statistics, judge_residuals, config.seed)
         self._told = self._last_round = 0
         first = [] if model.stage1 is None else list(model.stage1.parameters())
         for parameter in first:
             parameter.requires_grad_(config.joint == "joint")
-        groups = [
-            {"params": list(model.field.parameters()), "weight_decay": 0.0, "share": 1.0},
-            {
-                "params": [p for p in first if p.requires_grad],
-                "weight_decay": config.weight_decay,
-                "share": config.stage1_rate,
-            },
-        ]
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.learning_rate, betas=(0.9, 0.99), fused=True
+            parameter_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
         )
 
     @property
@@ -64,9 +64,10 @@ class Student:
         """Start the units of both stages from a stretch of text, by their `init` settings."""
         generator = torch.Generator().manual_seed(self.config.seed)
         with torch.no_grad():
-            projected = self.model.project_block(block.past, block.ids, block.raw)
+            projected = self._contexts(block)
             if isinstance(self.model.stage1, Field):
                 # without a target of its own, it starts as a map of its input: only where its units stand matters.
+                assert isinstance(projected, Tensor)
                 drawn = torch.randn(len(projected), self.model.hidden_dim, generator=generator)
                 placed = self.model.stage1.config.model_copy(update={"init": "random"})
                 self._seed(self.model.stage1, placed, projected, drawn, generator)
@@ -87,9 +88,9 @@ class Student:
         rate = self.config.learning_rate * rate_fraction(progress, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        projected = self.model.project_block(block.past, block.ids, block.raw)
+        projected = self._contexts(block)
         h = self.model.stage_one(projected)
-        out = self.model.field.explain(h)
+        out = self.model.explain(h)
         base = self._base(block)
         log_probs = (base + out.outputs[:, self.model.class_of]).log_softmax(dim=1)
         t = block.targets
@@ -149,6 +150,9 @@ class Student:
         rows = worst.numpy()
         chosen = Targets(**{name: getattr(targets, name)[rows] for name in Targets.__dataclass_fields__})
         class_base = self._class_base(base[worst])
+        if self.model.linear is not None:
+            # what a moved unit is to mend is what the line beside the field leaves.
+            class_base = class_base + self.model.linear(h[worst]).detach()
         wanted = class_targets(chosen, self.model, class_base, self.config.hard)
         self.relocator.offer(h[worst], torch.cat([class_base, wanted], dim=1), losses[worst])
         moved = self.relocator.step(self.model.field, self.optimizer)
@@ -160,6 +164,25 @@ class Student:
             return 0.0
         squares = [p.grad.square().sum() for p in self.model.stage1.parameters() if p.grad is not None]
         return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def parameter_groups(model: FieldModel, config: DistillConfig) -> list[dict[str, Any]]:
+    """Return the optimizer's groups, each with its `share` of the learning rate; what is frozen is in none."""
+    first = [] if model.stage1 is None else [p for p in model.stage1.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": list(model.field.parameters()), "weight_decay": 0.0, "share": 1.0},
+        {
+            "params": [] if model.linear is None else list(model.linear.parameters()),
+            "weight_decay": 0.0,
+            "share": config.linear_rate,
+        },
+        {
+            "params": first,
+            "weight_decay": config.weight_decay,
+            "share": config.table_rate if model.reads_sketches else config.stage1_rate,
+        },
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def rate_fraction(progress: float, step: int) -> float:
