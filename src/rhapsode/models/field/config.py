@@ -32,6 +32,9 @@ class FieldModelConfig(Config):
     ngrams: tuple[int, ...] = (1, 2, 3)
     """Lengths of the hashed n-grams that join the context before it is projected."""
 
+    order_decay: float = Field(default=1.0, ge=0)
+    """The weight of the id d places back falls as (1 + d) to minus this, before it is projected."""
+
     base: Literal["kneser_ney", "unigram"] = "kneser_ney"
     """What the logits start from: the field learns what is to be added to its log-probabilities."""
     base_order: int | None = Field(default=None, ge=1)
@@ -46,6 +49,8 @@ class FieldModelConfig(Config):
     """Numbers between the stages."""
     stage1_field: FieldConfig = FieldConfig(num_units=256, num_active=16, init="random")
     """Settings of the first field, where there is one."""
+    reads_base: bool = True
+    """Whether the field also reads how sure the base is, and may trust it more or less from context to context."""
     linear: bool = True
     """Whether a linear map of these numbers stands beside the field, which then learns what a line leaves over."""
     field: FieldConfig = FieldConfig(num_units=1024)

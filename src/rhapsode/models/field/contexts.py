@@ -78,6 +78,7 @@ class ContextProjection:
             "dense_dim": width * config.window,
             "window": config.window,
             "ngram_orders": config.ngrams,
+            "order_decay": config.order_decay,
             # four times as many buckets as numbers: fewer contexts collide before they are mixed.
             "num_buckets": 4 * config.dim,
             "dim": config.dim,
@@ -120,10 +121,9 @@ class ContextProjection:
     def indicators(self, windows: Int[Tensor, "N W"], raw: Float[Tensor, "N F"] | None) -> Float[Tensor, "N S"]:
         """Return the raw vectors themselves, without the coordinates that are zero in all of them; for few contexts."""
         sparse = []
-        for found in (self.inner.bloom.bits(windows), self.inner.order.slots(windows)):
+        for found, weights in self.inner.indicators(windows):
             names, place = torch.unique(found, return_inverse=True)
-            weight = self.inner.config.indicator_weight / (found >= 0).sum(1, keepdim=True).clamp_min(1).sqrt()
-            rows = torch.zeros(len(found), len(names)).scatter_add_(1, place, weight.expand(found.shape))
+            rows = torch.zeros(len(found), len(names)).scatter_add_(1, place, weights)
             sparse.append(rows[:, names >= 0])
         dense = self._features(windows, raw).dense
         return torch.cat([*([] if dense is None else [dense]), *sparse], dim=1)

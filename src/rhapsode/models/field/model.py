@@ -1,8 +1,10 @@
 """A local-linear field as a language model: projected context -> few numbers -> field -> what counting left over.
 
     z = projection(context)                 d views numbers; nothing in it is learnt but a whitening
-    h = stage_one(z)                        R1 numbers of unit mean square
-    logits = log p_base + L h + field(h)    one output a class; ids outside the shortlist share one
+    h = stage_one(z), sureness(p_base)      R1 numbers of unit mean square, and how sure the base is
+    logits = (1 + g.h) log p_base + L h + field(h)
+
+One output a class; ids outside the shortlist share one.
 
 Shape letters: B sequences, T ids of a call, W window, Z projected numbers, J rows of a sparse context, H numbers
 between the stages, C vocabulary, V classes.
@@ -16,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rhapsode.errors import UserError
-from rhapsode.models.field.base import BEFORE, BaseDistribution
+from rhapsode.models.field.base import BEFORE, NUM_SURENESS, BaseDistribution, sureness
 from rhapsode.models.field.config import FieldModelConfig
 from rhapsode.models.field.contexts import ContextProjection, ContextSource, SparseContexts, last_windows
 from rhapsode.models.field.shortlist import Shortlist
@@ -116,11 +118,14 @@ class FieldModel(nn.Module):
             self.stage1 = DenseStage(projection.out_dim, config.stage1_dim, seed)
         else:
             self.stage1 = Field(projection.out_dim, config.stage1_dim, config.stage1_field, seed + 1)
-        self.hidden_dim = projection.out_dim if self.stage1 is None else config.stage1_dim
+        self.stage1_dim = projection.out_dim if self.stage1 is None else config.stage1_dim
+        self.hidden_dim = self.stage1_dim + (NUM_SURENESS if config.reads_base else 0)
         self.field = Field(self.hidden_dim, shortlist.num_classes, config.field, seed)
         self.linear = Linear(self.hidden_dim, shortlist.num_classes) if config.linear else None
-        if self.linear is not None:
-            nn.init.zeros_(self.linear.weight)
+        self.trust = Linear(self.hidden_dim, 1) if config.reads_base else None
+        for line in (self.linear, self.trust):
+            if line is not None:
+                nn.init.zeros_(line.weight)
 
     @property
     def projection(self) -> ContextProjection:
@@ -138,14 +143,25 @@ class FieldModel(nn.Module):
         read = 0 if self.source is None else self.source.context - 1
         return max(1, self.config.window - 1, self.base.context, read)
 
-    def stage_one(self, projected: Float[Tensor, "N Z"] | SparseContexts) -> Float[Tensor, "N H"]:
-        """Return what the field reads, scaled to a mean square of one."""
-        return rms_norm(projected if self.stage1 is None else self.stage1(projected))
+    def stage_one(
+        self, projected: Float[Tensor, "N Z"] | SparseContexts, base: Float[Tensor, "N C"]
+    ) -> Float[Tensor, "N H"]:
+        """Return what the field reads: the first stage's numbers at a mean square of one, and how sure the base is."""
+        h = rms_norm(projected if self.stage1 is None else self.stage1(projected))
+        return torch.cat([h, sureness(base)], dim=1) if self.config.reads_base else h
 
     def explain(self, h: Float[Tensor, "N H"]) -> FieldOutput:
         """Return what is added to the base, one output a class, and how the field's part of it came about."""
         said = self.field.explain(h)
         return said if self.linear is None else said._replace(outputs=said.outputs + self.linear(h))
+
+    def weigh(self, h: Float[Tensor, "N H"], base: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Return the base's log-probabilities times how far it is to be trusted; not normalised."""
+        return base if self.trust is None else base * (1 + self.trust(h))
+
+    def combine(self, h: Float[Tensor, "N H"], base: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Return the logits of all ids."""
+        return self.weigh(h, base) + self.explain(h).outputs[:, self.class_of]
 
     def hidden(
         self,
@@ -169,8 +185,9 @@ class FieldModel(nn.Module):
             )
         past = ids.new_full((ids.shape[0], self.context), BEFORE) if state is None else state.history
         past = past[:, past.shape[1] - self.context :]
-        h = self.stage_one(self.project(past, ids)).view(*ids.shape, -1)
-        base = self.base.read(past, ids).to(h)
+        projected = self.project(past, ids)
+        base = self.base.read(past, ids).to(self.class_of.device)
+        h = self.stage_one(projected, base.flatten(0, 1)).view(*ids.shape, -1)
         position = ids.shape[1] + (0 if state is None else state.position)
         new = FieldState(position, torch.cat([past, ids], dim=1), ids.shape[1])
         return torch.cat([h, base], dim=-1), new
@@ -201,8 +218,8 @@ class FieldModel(nn.Module):
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N C"]:
         """Return float32 logits of the next id."""
         h, base = torch.split(hidden, [self.hidden_dim, self.shortlist.vocab_size], dim=-1)
-        residual = self.explain(h.reshape(-1, self.hidden_dim).float()).outputs[:, self.class_of]
-        return base + residual.view(base.shape)
+        flat = base.reshape(-1, self.shortlist.vocab_size).float()
+        return self.combine(h.reshape(-1, self.hidden_dim).float(), flat).view(base.shape)
 
     def loss(
         self,

@@ -36,6 +36,9 @@ class RawFeatures:
     values: Tensor | None = None
 
 
+_TINY = 1e-12
+
+
 @dataclass(frozen=True)
 class _View:
     sketch: CountSketch
@@ -144,13 +147,9 @@ class Projection:
         ids, values = [], []
         start = c.dense_dim
         if raw.window is not None:
-            for found, size in (
-                (self.bloom.bits(raw.window), c.bloom_bits),
-                (self.order.slots(raw.window), c.order_slots),
-            ):
-                count = (found >= 0).sum(1, keepdim=True).clamp_min(1)
+            for (found, weights), size in zip(self.indicators(raw.window), (c.bloom_bits, c.order_slots), strict=True):
                 ids.append(torch.where(found < 0, -1, found + start))
-                values.append((c.indicator_weight / count.sqrt()).expand(found.shape))
+                values.append(weights)
                 start += size
         else:
             start += c.bloom_bits + c.order_slots
@@ -158,6 +157,24 @@ class Projection:
             ids.append(torch.where(raw.ids < 0, -1, raw.ids + start))
             values.append(torch.ones_like(raw.ids, dtype=torch.float32) if raw.values is None else raw.values.float())
         return (torch.cat(ids, 1), torch.cat(values, 1)) if ids else None
+
+    def indicators(
+        self, window: Int64[Tensor, "B W"]
+    ) -> tuple[tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]], tuple[Int64[Tensor, "B W"], Float[Tensor, "B W"]]]:
+        """Return the set bits of the Bloom filter and the slots of the order hashes, each with their weights.
+
+        The weights of a kind have length `indicator_weight`; those of padding, -1, are 0.
+        """
+        c = self.config
+        bits, slots = self.bloom.bits(window), self.order.slots(window)
+        distances = torch.arange(window.shape[1] - 1, -1, -1, device=window.device)
+        falling = (1.0 + distances).pow(-c.order_decay).expand(slots.shape)
+        parts = []
+        for found, weights in ((bits, torch.ones(bits.shape, device=bits.device)), (slots, falling)):
+            weights = weights * (found >= 0)
+            length = weights.square().sum(1, keepdim=True).sqrt().clamp_min(_TINY)
+            parts.append((found, c.indicator_weight * weights / length))
+        return parts[0], parts[1]
 
     def _check(self, raw: RawFeatures) -> None:
         c = self.config

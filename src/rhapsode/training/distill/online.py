@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rhapsode.memory.ngram_memory import NgramMemory, NgramReader
+from rhapsode.models.field.contexts import SparseContexts
 from rhapsode.models.field.model import FieldModel
 from rhapsode.training.distill.blocks import Block, BlockReader
 
@@ -50,10 +51,9 @@ class OnlineField:
         self.model = copy.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(copy.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
-    def score_and_learn(self, projected: Tensor, base: Tensor, next_ids: Tensor) -> Tensor:
+    def score_and_learn(self, projected: Tensor | SparseContexts, base: Tensor, next_ids: Tensor) -> Tensor:
         """Return the nats of each position by what was known before them, and learn from all of them then. Mutates."""
-        residual = self.model.explain(self.model.stage_one(projected)).outputs
-        logits = base + residual[:, self.model.class_of]
+        logits = self.model.combine(self.model.stage_one(projected, base), base)
         nats = F.cross_entropy(logits, next_ids, reduction="none")
         self._optimizer.zero_grad(set_to_none=True)
         nats.mean().backward()  # type: ignore[no-untyped-call]
@@ -77,7 +77,7 @@ def adapt(model: FieldModel, reader: BlockReader, rate: float, length: int, limi
         with torch.no_grad():
             projected = model.project_block(block.past, block.ids, block.raw)
             base = model.base.read(block.past, block.ids).flatten(0, 1)
-            static = base + model.explain(model.stage_one(projected)).outputs[:, model.class_of]
+            static = model.combine(model.stage_one(projected, base), base)
         cache = _read(growing, block, base)
         parts = [
             block.targets.next_ids,

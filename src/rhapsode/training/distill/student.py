@@ -68,11 +68,12 @@ class Student:
             if isinstance(self.model.stage1, Field):
                 # without a target of its own, it starts as a map of its input: only where its units stand matters.
                 assert isinstance(projected, Tensor)
-                drawn = torch.randn(len(projected), self.model.hidden_dim, generator=generator)
+                drawn = torch.randn(len(projected), self.model.stage1_dim, generator=generator)
                 placed = self.model.stage1.config.model_copy(update={"init": "random"})
                 self._seed(self.model.stage1, placed, projected, drawn, generator)
-            h = self.model.stage_one(projected)
-            base = self._class_base(self._base(block))
+            base = self._base(block)
+            h = self.model.stage_one(projected, base)
+            base = self._class_base(base)
             wanted = class_targets(block.targets, self.model, base, self.config.hard)
             _, residuals = judge_residuals(torch.zeros_like(base), torch.cat([base, wanted], dim=1))
         self._seed(self.model.field, self.model.field.config, h, residuals, generator)
@@ -89,10 +90,11 @@ class Student:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         projected = self._contexts(block)
-        h = self.model.stage_one(projected)
-        out = self.model.explain(h)
         base = self._base(block)
-        log_probs = (base + out.outputs[:, self.model.class_of]).log_softmax(dim=1)
+        h = self.model.stage_one(projected, base)
+        out = self.model.explain(h)
+        weighed = self.model.weigh(h, base)
+        log_probs = (weighed + out.outputs[:, self.model.class_of]).log_softmax(dim=1)
         t = block.targets
         losses, soft = distillation_loss(
             log_probs,
@@ -112,7 +114,7 @@ class Student:
         losses = losses.detach()
         self.statistics.update(out.ids, out.parts.weights, out.parts.distances, losses, gradient_norms)
         if self.config.relocate:
-            row["moved"] = self._relocate(h.detach(), base, block.targets, losses)
+            row["moved"] = self._relocate(h.detach(), weighed.detach(), block.targets, losses)
         return row
 
     @torch.no_grad()
@@ -172,7 +174,7 @@ def parameter_groups(model: FieldModel, config: DistillConfig) -> list[dict[str,
     groups: list[dict[str, Any]] = [
         {"params": list(model.field.parameters()), "weight_decay": 0.0, "share": 1.0},
         {
-            "params": [] if model.linear is None else list(model.linear.parameters()),
+            "params": [line.weight for line in (model.linear, model.trust) if line is not None],
             "weight_decay": 0.0,
             "share": config.linear_rate,
         },
