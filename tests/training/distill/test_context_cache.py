@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,13 +12,11 @@ from rhapsode.models.field.config import FieldModelConfig
 from rhapsode.models.field.contexts import ContextProjection
 from rhapsode.models.field.model import FieldModel
 from rhapsode.models.field.shortlist import Shortlist
+from rhapsode.text.shards import TokenArray
 from rhapsode.training.distill.blocks import ROW, Block, BlockReader
 from rhapsode.training.distill.capture import plan_capture, run_capture
 from rhapsode.training.distill.context_cache import ContextCache
 from rhapsode.training.distill.decoder_teacher import DecoderTeacher
-from rhapsode.text.shards import TokenArray
-
-import numpy as np
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_a_table_stores_nothing(reader: BlockReader, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_told(reader: BlockReader, tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="projected.f16 must be writable"):
+    with pytest.raises(StateError, match=r"projected\.f16 must be writable"):
         ContextCache(make_model(reader), 100, tmp_path / "none", 1 << 30)
 
 
@@ -99,7 +98,7 @@ def test_a_folder_that_is_not_there_is_told(reader: BlockReader, tmp_path: Path)
 def test_a_full_disk_is_told(reader: BlockReader, tmp_path: Path) -> None:
     cache = ContextCache(make_model(reader), len(reader.capture), tmp_path, 1 << 30)
     cache._file.close()
-    cache._file = open("/dev/full", "r+b", buffering=0)
+    cache._file = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - closed below
     with pytest.raises(StateError, match="must be writable; got: No space left"):
         cache(reader.block([0], ROW))
     cache._file.close()

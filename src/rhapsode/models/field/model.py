@@ -28,7 +28,6 @@ from rhapsode.nn.linear import Linear
 from rhapsode.nn.norm import rms_norm
 from rhapsode.ops.sketch.whitening import Whitening
 
-
 # as wide as what it is normalised to is not needed: updates are of one size, and should count from the start.
 _TABLE_SPREAD = 0.3
 
@@ -155,6 +154,11 @@ class FieldModel(nn.Module):
         said = self.field.explain(h)
         return said if self.linear is None else said._replace(outputs=said.outputs + self.linear(h))
 
+    def line(self, h: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
+        """Return what would be added without units: the field's bias, and the linear map if there is one."""
+        bias = self.field.bias.expand(len(h), -1)
+        return bias if self.linear is None else bias + self.linear(h)
+
     def weigh(self, h: Float[Tensor, "N H"], base: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
         """Return the base's log-probabilities times how far it is to be trusted; not normalised."""
         return base if self.trust is None else base * (1 + self.trust(h))
@@ -192,9 +196,7 @@ class FieldModel(nn.Module):
         new = FieldState(position, torch.cat([past, ids], dim=1), ids.shape[1])
         return torch.cat([h, base], dim=-1), new
 
-    def project(
-        self, past: Int[Tensor, "B P"], ids: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "N Z"] | SparseContexts:
+    def project(self, past: Int[Tensor, "B P"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "N Z"] | SparseContexts:
         """Return the projected window that ends at each of `ids`, rows of B T; see `project_block`."""
         raw = None if self.source is None else self.source.windows(past, ids, self.config.window)
         return self.project_block(past, ids, raw)

@@ -63,7 +63,11 @@ class BlockReader:
         past = self._ids[offsets + np.arange(self._context)]
         ids = self._ids[offsets + self._context + np.arange(length)]
         targets = self.capture.targets(positions)
-        read = (lambda: torch.from_numpy(self.capture.windows(positions, self._window))) if self.capture.spec.width else None
+        read = (
+            (lambda: torch.from_numpy(self.capture.windows(positions, self._window)))
+            if self.capture.spec.width
+            else None
+        )
         return Block(tuple(starts), torch.from_numpy(past), torch.from_numpy(ids), targets, read)
 
     def batch(self, index: int, batch_size: int, seed: int) -> Block:

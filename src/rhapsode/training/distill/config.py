@@ -48,9 +48,15 @@ class DistillConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of the first stage."""
     cache_gb: float = Field(default=4.0, ge=0)
-    """Disk for projected contexts, which are computed once; those past it are computed each time. A table needs none."""
+    """Disk for projected contexts, computed once; those past it are computed each time. A table needs none."""
+    control_rate: float = Field(default=30.0, gt=0)
+    """Rate of the units' controls over learning_rate: weights sum to one, so that each of them moves little."""
     joint: Literal["joint", "frozen"] = "joint"
     """Whether the first stage learns with the second, or stays as it was drawn."""
+    units_from: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the budget after which the units join the line, at what it leaves over; without a line, at once."""
+    gate_gradient: bool = False
+    """Whether the first stage also learns from the units, once they have joined, or from the line alone."""
     seed_positions: int = Field(default=16_384, ge=1)
     """Positions that the units start from."""
     relocate: bool = False

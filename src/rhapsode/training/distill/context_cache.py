@@ -45,7 +45,7 @@ class ContextCache:
         self.share = 1.0 if wanted == 0 else len(self._done) / wanted
         self._path = folder / _NAME
         try:
-            self._file = open(self._path, "w+b", buffering=0)
+            self._file = open(self._path, "w+b", buffering=0)  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise StateError(f"{self._path} must be writable; got: {error.strerror}. Free space.") from None
 

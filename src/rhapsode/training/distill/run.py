@@ -153,13 +153,14 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
     """Train until the budget is spent; a line of metrics.jsonl every ten updates."""
     config, model = student.config, student.model
     seconds = None if config.steps is not None else 60.0 * (config.minutes or 3.0)
-    rows = max(1, min(len(reader.capture), config.seed_positions))
-    student.seed_units(reader.batch(0, rows, config.seed + 1))
+    student.seed_first_stage(_sample_to_seed(reader, config))
     epoch = reader.batches_per_epoch(config.batch_size)
     started = said = time.perf_counter()
     step, share = 0, 0.0
     folder.metrics.touch()
     while share < 1:
+        if not student.has_units and (share >= config.units_from or model.linear is None):
+            student.seed_units(_sample_to_seed(reader, config))
         row = student.step(reader.batch(step, config.batch_size, config.seed), share, step)
         step += 1
         if step == epoch and model.config.whiten != "none":
@@ -181,6 +182,11 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
         "positions_per_s": round(positions / spent, 1),
         "seconds": round(spent, 2),
     }
+
+
+def _sample_to_seed(reader: BlockReader, config: DistillConfig) -> Block:
+    """Return text that units start from."""
+    return reader.batch(0, max(1, min(len(reader.capture), config.seed_positions)), config.seed + 1)
 
 
 def _sample(reader: BlockReader, config: DistillConfig) -> Iterator[Block]:
@@ -293,9 +299,8 @@ def open_contexts(
     """Open the file that keeps projected contexts while a field learns, and say what it takes."""
     cache = ContextCache(model, len(material.train), folder.path, int(training.cache_gb * 1e9))
     if cache.size_bytes:
-        observer.say(
-            f"projected contexts take up to {cache.size_bytes / 1e6:,.0f} MB while it trains ({cache.share:.0%} of them)"
-        )
+        size, share = cache.size_bytes / 1e6, cache.share
+        observer.say(f"projected contexts take up to {size:,.0f} MB while it trains ({share:.0%} of them)")
     return cache
 
 

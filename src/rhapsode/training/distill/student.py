@@ -15,6 +15,7 @@ from rhapsode.models.field.contexts import SparseContexts, last_windows
 from rhapsode.models.field.model import DenseStage, FieldModel
 from rhapsode.models.field.shortlist import class_log_probs
 from rhapsode.nn.field import Field, FieldConfig, Relocator, UnitStatistics
+from rhapsode.nn.field.field import FieldOutput
 from rhapsode.nn.field.seeding import seed_field
 from rhapsode.training.distill.blocks import Block
 from rhapsode.training.distill.config import DistillConfig
@@ -44,10 +45,11 @@ class Student:
             contexts: gives what the first stage reads of a block; without it, it is projected each time.
         """
         self.model, self.config, self._cross = model, config, cross
-        self._contexts = contexts or (lambda block: model.project_block(block.past, block.ids, block.raw))
+        self.contexts = contexts or (lambda block: model.project_block(block.past, block.ids, block.raw))
         self.statistics = UnitStatistics(model.field.num_units, config.relocation.decay)
         self.relocator = Relocator(config.relocation, self.statistics, judge_residuals, config.seed)
         self._told = self._last_round = 0
+        self.has_units = False
         first = [] if model.stage1 is None else list(model.stage1.parameters())
         for parameter in first:
             parameter.requires_grad_(config.joint == "joint")
@@ -60,23 +62,35 @@ class Student:
         """Moves so far."""
         return len(self.relocator.events)
 
+    @torch.no_grad()
+    def seed_first_stage(self, block: Block) -> None:
+        """Put the units of a first stage that is a field where there is text; of another stage, nothing."""
+        if not isinstance(self.model.stage1, Field):
+            return
+        projected, generator = self.contexts(block), torch.Generator().manual_seed(self.config.seed)
+        # without a target of its own, it starts as a map of its input: only where its units stand matters.
+        assert isinstance(projected, Tensor)
+        drawn = torch.randn(len(projected), self.model.stage1_dim, generator=generator)
+        placed = self.model.stage1.config.model_copy(update={"init": "random"})
+        self._seed(self.model.stage1, placed, projected, drawn, generator)
+
     def seed_units(self, block: Block) -> None:
-        """Start the units of both stages from a stretch of text, by their `init` settings."""
+        """Start the units from a stretch of text by their `init` setting, at what the line leaves over; they join."""
         generator = torch.Generator().manual_seed(self.config.seed)
+        model = self.model
         with torch.no_grad():
-            projected = self._contexts(block)
-            if isinstance(self.model.stage1, Field):
-                # without a target of its own, it starts as a map of its input: only where its units stand matters.
-                assert isinstance(projected, Tensor)
-                drawn = torch.randn(len(projected), self.model.stage1_dim, generator=generator)
-                placed = self.model.stage1.config.model_copy(update={"init": "random"})
-                self._seed(self.model.stage1, placed, projected, drawn, generator)
-            base = self._base(block)
-            h = self.model.stage_one(projected, base)
-            base = self._class_base(base)
-            wanted = class_targets(block.targets, self.model, base, self.config.hard)
+            full = self.base(block)
+            h = model.stage_one(self.contexts(block), full)
+            base = self._class_base(model.weigh(h, full)) + model.line(h)
+            wanted = class_targets(block.targets, model, base.log_softmax(dim=1), self.config.hard)
             _, residuals = judge_residuals(torch.zeros_like(base), torch.cat([base, wanted], dim=1))
-        self._seed(self.model.field, self.model.field.config, h, residuals, generator)
+            # what the bias has learnt with the line stays; a start from clusters sets it to their mean.
+            bias = model.field.bias.clone()
+            model.field.bias.zero_()
+        self._seed(model.field, model.field.config, h, residuals, generator)
+        with torch.no_grad():
+            model.field.bias.add_(bias)
+        self.has_units = True
 
     @staticmethod
     def _seed(field: Field, config: FieldConfig, x: Tensor, targets: Tensor, generator: torch.Generator) -> None:
@@ -89,12 +103,13 @@ class Student:
         rate = self.config.learning_rate * rate_fraction(progress, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        projected = self._contexts(block)
-        base = self._base(block)
+        projected = self.contexts(block)
+        base = self.base(block)
         h = self.model.stage_one(projected, base)
-        out = self.model.explain(h)
+        out = self._explain(h)
         weighed = self.model.weigh(h, base)
-        log_probs = (weighed + out.outputs[:, self.model.class_of]).log_softmax(dim=1)
+        outputs = self.model.line(h) if out is None else out.outputs
+        log_probs = (weighed + outputs[:, self.model.class_of]).log_softmax(dim=1)
         t = block.targets
         losses, soft = distillation_loss(
             log_probs,
@@ -112,10 +127,21 @@ class Student:
         self.optimizer.step()
         self.model.project_parameters()
         losses = losses.detach()
-        self.statistics.update(out.ids, out.parts.weights, out.parts.distances, losses, gradient_norms)
-        if self.config.relocate:
-            row["moved"] = self._relocate(h.detach(), weighed.detach(), block.targets, losses)
+        if out is not None:
+            self.statistics.update(out.ids, out.parts.weights, out.parts.distances, losses, gradient_norms)
+            if self.config.relocate:
+                row["moved"] = self._relocate(h.detach(), weighed.detach(), block.targets, losses)
         return row
+
+    def _explain(self, h: Tensor) -> FieldOutput | None:
+        """Return what line and units say together, or None while the line is alone."""
+        if not self.has_units:
+            return None
+        if self.model.linear is None or self.config.gate_gradient:
+            return self.model.explain(h)
+        # energies of a few near units change so fast with h that their gradient drowned the line's.
+        said = self.model.field.explain(h.detach())
+        return said._replace(outputs=said.outputs + self.model.linear(h))
 
     @torch.no_grad()
     def fit_whitening(self, blocks: Iterable[Block]) -> None:
@@ -127,7 +153,8 @@ class Student:
             statistics.update(self.model.projection.statistics(windows, block.raw))
         self.model.stage1.absorb(self.model.projection.fit_whitening(statistics))
 
-    def _base(self, block: Block) -> Float[Tensor, "N C"]:
+    def base(self, block: Block) -> Float[Tensor, "N C"]:
+        """Return the log-probabilities that a block is learnt over, by counts that have not seen it."""
         if self._cross is None:
             return self.model.base.read(block.past, block.ids).flatten(0, 1)
         return self._cross.read(block.starts, block.past, block.ids).flatten(0, 1)
@@ -172,7 +199,12 @@ def parameter_groups(model: FieldModel, config: DistillConfig) -> list[dict[str,
     """Return the optimizer's groups, each with its `share` of the learning rate; what is frozen is in none."""
     first = [] if model.stage1 is None else [p for p in model.stage1.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": list(model.field.parameters()), "weight_decay": 0.0, "share": 1.0},
+        {
+            "params": [p for p in model.field.parameters() if p is not model.field.controls],
+            "weight_decay": 0.0,
+            "share": 1.0,
+        },
+        {"params": [model.field.controls], "weight_decay": 0.0, "share": config.control_rate},
         {
             "params": [line.weight for line in (model.linear, model.trust) if line is not None],
             "weight_decay": 0.0,
