@@ -200,7 +200,7 @@ class Bench:
     def _online(
         self, model: FieldModel, recipe: DistillRecipe, scored: BlockReader, tokenizer: Tokenizer, mode: str, seed: int
     ) -> Iterator[Row]:
-        scores = adapt(model, scored, recipe.training.online_rate, recipe.training.online_block)
+        scores = adapt(model, scored, recipe.training, recipe.training.online_rate)
         for one in online_rows(scores, tokenizer.num_bytes):
             bits, gain = one["bits_per_byte"], one["gain over static field"]
             yield {

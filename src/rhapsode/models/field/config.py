@@ -53,7 +53,9 @@ class FieldModelConfig(Config):
     """Whether the field also reads how sure the base is, and may trust it more or less from context to context."""
     linear: bool = True
     """Whether a linear map of these numbers stands beside the field, which then learns what a line leaves over."""
-    field: FieldConfig = FieldConfig(num_units=1024)
+    gate_gradient: bool = False
+    """Whether the first stage also learns through the gates of the units, or through the line alone."""
+    field: FieldConfig = FieldConfig(num_units=512, num_active=16)
     """Settings of the field that gives the logits."""
 
     @model_validator(mode="after")

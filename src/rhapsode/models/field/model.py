@@ -151,8 +151,11 @@ class FieldModel(nn.Module):
 
     def explain(self, h: Float[Tensor, "N H"]) -> FieldOutput:
         """Return what is added to the base, one output a class, and how the field's part of it came about."""
-        said = self.field.explain(h)
-        return said if self.linear is None else said._replace(outputs=said.outputs + self.linear(h))
+        if self.linear is None:
+            return self.field.explain(h)
+        # energies of few near units change so fast with h that their gradient would drown the line's.
+        said = self.field.explain(h if self.config.gate_gradient else h.detach())
+        return said._replace(outputs=said.outputs + self.linear(h))
 
     def line(self, h: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
         """Return what would be added without units: the field's bias, and the linear map if there is one."""

@@ -35,15 +35,15 @@ class DistillConfig(Config):
     folds: int = Field(default=8, ge=2)
     """Parts of the training text, each predicted from counts of the others while the field learns."""
 
-    batch_size: int = Field(default=1024, ge=1)
+    batch_size: int = Field(default=512, ge=1)
     """Positions of an update."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak rate of the field."""
     stage1_rate: float = Field(default=0.15, gt=0)
     """Rate of the first stage over learning_rate: its matrix reads thousands of numbers, which all move at once."""
-    table_rate: float = Field(default=10.0, gt=0)
+    table_rate: float = Field(default=20.0, gt=0)
     """Rate of a table over learning_rate: each of its rows learns from the few contexts that hold it."""
-    linear_rate: float = Field(default=1.0, gt=0)
+    linear_rate: float = Field(default=3.0, gt=0)
     """Rate of the linear map beside the field, over learning_rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of the first stage."""
@@ -55,8 +55,6 @@ class DistillConfig(Config):
     """Whether the first stage learns with the second, or stays as it was drawn."""
     units_from: float = Field(default=0.5, ge=0, lt=1)
     """Share of the budget after which the units join the line, at what it leaves over; without a line, at once."""
-    gate_gradient: bool = False
-    """Whether the first stage also learns from the units, once they have joined, or from the line alone."""
     seed_positions: int = Field(default=16_384, ge=1)
     """Positions that the units start from."""
     relocate: bool = False

@@ -15,7 +15,6 @@ from rhapsode.models.field.contexts import SparseContexts, last_windows
 from rhapsode.models.field.model import DenseStage, FieldModel
 from rhapsode.models.field.shortlist import class_log_probs
 from rhapsode.nn.field import Field, FieldConfig, Relocator, UnitStatistics
-from rhapsode.nn.field.field import FieldOutput
 from rhapsode.nn.field.seeding import seed_field
 from rhapsode.training.distill.blocks import Block
 from rhapsode.training.distill.config import DistillConfig
@@ -106,7 +105,7 @@ class Student:
         projected = self.contexts(block)
         base = self.base(block)
         h = self.model.stage_one(projected, base)
-        out = self._explain(h)
+        out = self.model.explain(h) if self.has_units else None
         weighed = self.model.weigh(h, base)
         outputs = self.model.line(h) if out is None else out.outputs
         log_probs = (weighed + outputs[:, self.model.class_of]).log_softmax(dim=1)
@@ -132,16 +131,6 @@ class Student:
             if self.config.relocate:
                 row["moved"] = self._relocate(h.detach(), weighed.detach(), block.targets, losses)
         return row
-
-    def _explain(self, h: Tensor) -> FieldOutput | None:
-        """Return what line and units say together, or None while the line is alone."""
-        if not self.has_units:
-            return None
-        if self.model.linear is None or self.config.gate_gradient:
-            return self.model.explain(h)
-        # energies of a few near units change so fast with h that their gradient drowned the line's.
-        said = self.model.field.explain(h.detach())
-        return said._replace(outputs=said.outputs + self.model.linear(h))
 
     @torch.no_grad()
     def fit_whitening(self, blocks: Iterable[Block]) -> None:
