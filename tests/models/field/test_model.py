@@ -70,6 +70,16 @@ def test_the_line_is_added_to_the_field() -> None:
     torch.testing.assert_close(model.explain(h).outputs, wanted)
 
 
+@pytest.mark.parametrize("through", [True, False])
+def test_gates_teach_the_first_stage_only_if_told(through: bool) -> None:
+    model = make_model(gate_gradient=through)
+    h = torch.randn(5, model.hidden_dim, requires_grad=True)
+    # the line is zero, so that only the units could send anything back.
+    model.explain(h).outputs.square().sum().backward()
+    assert h.grad is not None
+    assert bool(h.grad.abs().sum() > 0) == through
+
+
 def test_the_base_is_trusted_as_the_context_says() -> None:
     model, without = make_model(), make_model(reads_base=False)
     assert without.trust is None

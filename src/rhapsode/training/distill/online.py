@@ -51,9 +51,9 @@ class OnlineField:
         copy = FieldModel(model.config, model.shortlist, model.base, model.projection, model.source)
         copy.load_state_dict(model.state_dict())
         self.model = copy.requires_grad_(True)
-        groups = [
-            {**group, "lr": rate * group["share"], "weight_decay": 0.0} for group in parameter_groups(copy, config)
-        ]
+        groups = parameter_groups(copy, config)
+        for group in groups:
+            group |= {"lr": rate * group["share"], "weight_decay": 0.0}
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
 
     def score_and_learn(self, projected: Tensor | SparseContexts, base: Tensor, next_ids: Tensor) -> Tensor:
