@@ -62,14 +62,14 @@ class Head(nn.Module):
             contexts = rms_norm(contexts)
         x = self.stage(contexts)
         if self.last is None:
-            return base + x[:, self.class_of]
+            return base + x.index_select(1, self.class_of)
         x = rms_norm(x)
         if self.reads_base:
             x = torch.cat([x, sureness(base)], dim=1)
         weighed = base if self.trust is None else base * (1 + self.trust(x))
         if self.inner is not None:
             x = rms_norm(F.relu(self.inner(x)).square())
-        return weighed + self.last(x)[:, self.class_of]
+        return weighed + self.last(x).index_select(1, self.class_of)
 
     def groups(self, config: DistillConfig) -> list[dict[str, Any]]:
         """Return parameters with their share of the rate; a first stage has that of the field's."""

@@ -168,7 +168,11 @@ class FieldModel(nn.Module):
 
     def combine(self, h: Float[Tensor, "N H"], base: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
         """Return the logits of all ids."""
-        return self.weigh(h, base) + self.explain(h).outputs[:, self.class_of]
+        return self.weigh(h, base) + self.spread(self.explain(h).outputs)
+
+    def spread(self, outputs: Float[Tensor, "N V"]) -> Float[Tensor, "N C"]:
+        """Return what is said of the classes for each id."""
+        return outputs.index_select(1, self.class_of)
 
     def hidden(
         self,

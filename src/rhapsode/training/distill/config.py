@@ -55,7 +55,7 @@ class DistillConfig(Config):
     """Whether the first stage learns with the second, or stays as it was drawn."""
     units_from: float = Field(default=0.5, ge=0, lt=1)
     """Share of the budget after which the units join the line, at what it leaves over; without a line, at once."""
-    seed_positions: int = Field(default=16_384, ge=1)
+    seed_positions: int = Field(default=8_192, ge=1)
     """Positions that the units start from."""
     relocate: bool = False
     """Move idle units to the contexts of highest loss; off, since it was not shown to help."""

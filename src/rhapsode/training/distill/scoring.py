@@ -48,7 +48,7 @@ def score_block(model: FieldModel, block: Block, base: Tensor | None = None) -> 
         base = model.base.read(block.past, block.ids).flatten(0, 1)
     h = model.stage_one(model.project_block(block.past, block.ids, block.raw), base)
     output = model.explain(h)
-    log_probs = (model.weigh(h, base) + output.outputs[:, model.class_of]).log_softmax(dim=1)
+    log_probs = (model.weigh(h, base) + model.spread(output.outputs)).log_softmax(dim=1)
     return Scored(block, h, base, output, log_probs)
 
 

@@ -108,7 +108,7 @@ class Student:
         out = self.model.explain(h) if self.has_units else None
         weighed = self.model.weigh(h, base)
         outputs = self.model.line(h) if out is None else out.outputs
-        log_probs = (weighed + outputs[:, self.model.class_of]).log_softmax(dim=1)
+        log_probs = (weighed + self.model.spread(outputs)).log_softmax(dim=1)
         t = block.targets
         losses, soft = distillation_loss(
             log_probs,
