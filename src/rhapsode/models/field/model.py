@@ -146,7 +146,9 @@ class FieldModel(nn.Module):
         self, projected: Float[Tensor, "N Z"] | SparseContexts, base: Float[Tensor, "N C"]
     ) -> Float[Tensor, "N H"]:
         """Return what the field reads: the first stage's numbers at a mean square of one, and how sure the base is."""
-        h = rms_norm(projected if self.stage1 is None else self.stage1(projected))
+        found = projected if self.stage1 is None else self.stage1(projected)
+        assert isinstance(found, Tensor)
+        h = rms_norm(found)
         return torch.cat([h, sureness(base)], dim=1) if self.config.reads_base else h
 
     def explain(self, h: Float[Tensor, "N H"]) -> FieldOutput:

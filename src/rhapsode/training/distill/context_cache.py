@@ -101,8 +101,9 @@ class ContextCache:
             self._done[row] = True
 
     def _read(self, rows: list[int]) -> Float[Tensor, "N Z"]:
-        out = np.empty((len(rows), self._row_bytes // _BYTES), dtype=np.float16)
-        for row, place in zip(rows, out, strict=True):
+        parts = []
+        for row in rows:
             self._file.seek(row * self._row_bytes)
-            self._file.readinto(memoryview(place).cast("B"))
-        return torch.from_numpy(out).view(len(rows) * ROW, -1).float()
+            parts.append(self._file.read(self._row_bytes))
+        stored = np.frombuffer(b"".join(parts), dtype=np.float16)
+        return torch.from_numpy(stored.astype(np.float32)).view(len(rows) * ROW, -1)
