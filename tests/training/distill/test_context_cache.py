@@ -60,6 +60,16 @@ def test_a_stretch_is_projected_once(reader: BlockReader, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_all_can_be_projected_beforehand(reader: BlockReader, tmp_path: Path) -> None:
+    model = make_model(reader)
+    with ContextCache(model, len(reader.capture), tmp_path, 1 << 30) as cache:
+        cache.fill(reader)
+        block = reader.block([3 * ROW, ROW], ROW)
+        found = cache(block)
+        assert "raw" not in vars(block)
+        torch.testing.assert_close(found, anew(model, block), rtol=1e-3, atol=1e-3)
+
+
 def test_what_has_no_place_is_projected_each_time(reader: BlockReader, tmp_path: Path) -> None:
     model = make_model(reader)
     with ContextCache(model, len(reader.capture), tmp_path, 2 * ROW * 64 * 2) as cache:
