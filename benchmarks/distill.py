@@ -51,8 +51,10 @@ from rhapsode.training.run import Observer
 Row = dict[str, Any]
 RATES = (3e-4, 1e-3, 3e-3)
 # enough text that a pass is not over in the seconds; a probe's positions are kilobytes each.
-SIZES = {"replacement": 200_000, "probe": 32_768}
+SIZES = {"replacement": 200_000, "probe": 65_536}
 SETTINGS: dict[str, Any] = {"training": {"eval_positions": 16_384}}
+# a teacher's state at a position has what came before in it: two of them project with less noise than eight.
+PROBE: dict[str, Any] = {"model": {"window": 2, "ngrams": [1, 2], "dim": 2048}}
 QUICK: dict[str, Any] = {
     "model": {"dim": 256, "stage1_dim": 64, "window": 4, "field": {"num_units": 256}},
     "training": {"max_positions": 8_192, "eval_positions": 1_024, "seed_positions": 1_024},
@@ -132,7 +134,9 @@ class Bench:
     def _material(self, seed: int, change: dict[str, Any]) -> tuple[DistillRecipe, Material]:
         mode = change.get("model", {}).get("mode", "replacement")
         sized = merge({"training": {"seed": seed, "max_positions": SIZES[mode]}}, SETTINGS)
-        recipe = load_distill_recipe("hft", merge(merge(sized, QUICK if self._arguments.quick else {}), change))
+        sized = merge(sized, PROBE if mode == "probe" else {})
+        quick = merge(QUICK, {"model": {"window": 2}} if mode == "probe" else {})
+        recipe = load_distill_recipe("hft", merge(merge(sized, quick if self._arguments.quick else {}), change))
         streams = (recipe.training.capture or "all") if mode == "probe" else "none"
         cache = self._scratch / streams.replace(",", "-")
         request = DistillRequest(str(self._arguments.teacher), [self._arguments.data], recipe, str(cache))

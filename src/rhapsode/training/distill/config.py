@@ -64,7 +64,7 @@ class DistillConfig(Config):
 
     eval_positions: int | None = Field(default=None, ge=2)
     """Validation positions of the final figures; without it, all."""
-    online_rate: float = Field(default=1e-3, gt=0)
+    online_rate: float = Field(default=5e-4, gt=0)
     """Rate of the field that keeps learning from the text it has scored."""
     online_block: int = Field(default=64, ge=1)
     """Positions that are scored before they are learnt, at a time."""
