@@ -1,4 +1,4 @@
-"""What a field is compared with on the same projected contexts, over the same counts: linear probe, MLP, neighbours."""
+"""What a field is compared with on the same contexts, over the same counts: line, linear probe, MLP, neighbours."""
 
 import time
 from typing import Any
@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rhapsode.models.field.base import CrossFitted
-from rhapsode.models.field.model import FieldModel
+from rhapsode.models.field.base import NUM_SURENESS, sureness
+from rhapsode.models.field.contexts import SparseContexts, last_windows
+from rhapsode.models.field.model import DenseStage, FieldModel, TableStage
 from rhapsode.models.scoring import bits_per_byte
 from rhapsode.nn.norm import rms_norm
 from rhapsode.text.tokenizer import Tokenizer
 from rhapsode.training.distill.blocks import Block, BlockReader
 from rhapsode.training.distill.config import DistillConfig
 from rhapsode.training.distill.losses import distillation_loss, divergence
-from rhapsode.training.distill.student import rate_fraction
+from rhapsode.training.distill.student import Student, rate_fraction
 
 NEIGHBOURS = 16
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -26,40 +27,78 @@ MAX_KEYS = 20_000
 
 
 class Head(nn.Module):
-    """logits = log p_base + W rms(z), or with a layer of `hidden` squared rectifiers in between."""
+    """What stands where the field stands, over the same counts.
 
-    def __init__(self, in_dim: int, out_dim: int, hidden: int = 0) -> None:
+    `probe` is one linear map from the projected context (or its sketch) to all classes; `line` is the field model
+    without its units: first stage, sureness, trust and a linear map; `mlp` is `line` with a layer of squared rectifiers
+    in between.
+    """
+
+    def __init__(self, model: FieldModel, kind: str, hidden: int, seed: int) -> None:
         super().__init__()
-        self.first = nn.Linear(in_dim, hidden) if hidden else None
-        self.last = nn.Linear(hidden or in_dim, out_dim)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.kind, self.class_of = kind, model.class_of
+        classes, own = model.shortlist.num_classes, model.config.stage1_dim
+        self.reads_base = kind != "probe" and model.config.reads_base
+        wide = classes if kind == "probe" else own
+        if model.reads_sketches:
+            self.stage: TableStage | DenseStage = TableStage(model.projection.num_rows, wide, seed)
+        else:
+            self.stage = DenseStage(model.projection.out_dim, wide, seed)
+        width = own + (NUM_SURENESS if self.reads_base else 0)
+        self.inner = nn.Linear(width, hidden) if kind == "mlp" else None
+        self.last = None if kind == "probe" else nn.Linear(hidden if kind == "mlp" else width, classes)
+        self.trust = nn.Linear(width, 1) if self.reads_base else None
+        for layer in (self.last, self.trust):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        if kind == "probe":
+            with torch.no_grad():
+                next(self.stage.parameters()).zero_()
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = rms_norm(z)
-        out: Tensor = self.last(x if self.first is None else rms_norm(F.relu(self.first(x)).square()))
-        return out
+    def forward(self, contexts: Tensor | SparseContexts, base: Tensor) -> Tensor:
+        """Return logits of all ids."""
+        if isinstance(contexts, Tensor):
+            contexts = rms_norm(contexts)
+        x = self.stage(contexts)
+        if self.last is None:
+            return base + x.index_select(1, self.class_of)
+        x = rms_norm(x)
+        if self.reads_base:
+            x = torch.cat([x, sureness(base)], dim=1)
+        weighed = base if self.trust is None else base * (1 + self.trust(x))
+        if self.inner is not None:
+            x = rms_norm(F.relu(self.inner(x)).square())
+        return weighed + self.last(x).index_select(1, self.class_of)
+
+    def groups(self, config: DistillConfig) -> list[dict[str, Any]]:
+        """Return parameters with their share of the rate; a first stage has that of the field's."""
+        share = config.table_rate if isinstance(self.stage, TableStage) else config.stage1_rate
+        if self.kind == "probe":
+            share = 1.0
+        rest = [p for name, p in self.named_parameters() if not name.startswith("stage.")]
+        groups = [{"params": list(self.stage.parameters()), "share": share}, {"params": rest, "share": 1.0}]
+        return [group for group in groups if group["params"]]
 
 
 def train_head(
     head: Head,
-    model: FieldModel,
+    student: Student,
     reader: BlockReader,
-    cross: CrossFitted | None,
     config: DistillConfig,
     seconds: float,
     rate: float,
 ) -> dict[str, float]:
-    """Train for so many seconds with the batches, loss and schedule of the field. The model only lends its inputs."""
-    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    """Train for so many seconds with the contexts, batches, loss and schedule of the field."""
+    optimizer = torch.optim.AdamW(head.groups(config), lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     began, step, share = time.perf_counter(), 0, 0.0
     while share < 1:
         for group in optimizer.param_groups:
-            group["lr"] = rate * rate_fraction(share, step)
+            group["lr"] = rate * group["share"] * rate_fraction(share, step)
         block = reader.batch(step, config.batch_size, config.seed)
         t = block.targets
         losses, _ = distillation_loss(
-            (base_of(model, cross, block) + head(inputs(model, block))[:, model.class_of]).log_softmax(1),
+            head(student.contexts(block), student.base(block)).log_softmax(1),
             *(torch.from_numpy(part) for part in (t.next_ids, t.top_ids, t.top_log_probs, t.tail_log_mass)),
             config.hard,
         )
@@ -72,14 +111,12 @@ def train_head(
 
 
 def inputs(model: FieldModel, block: Block) -> Tensor:
-    """Return the projected contexts of a block."""
-    return model.project_block(block.past, block.ids, block.raw)
+    """Return the projected contexts of a block, mixed."""
+    return model.projection(last_windows(block.past, block.ids, model.config.window), block.raw)
 
 
-def base_of(model: FieldModel, cross: CrossFitted | None, block: Block) -> Tensor:
+def base_of(model: FieldModel, block: Block) -> Tensor:
     """Return the log-probabilities that everything here starts from."""
-    if cross is not None:
-        return cross.read(block.starts, block.past, block.ids).flatten(0, 1)
     return model.base.read(block.past, block.ids).flatten(0, 1)
 
 
@@ -89,7 +126,8 @@ def score_head(head: Head, model: FieldModel, reader: BlockReader, tokenizer: To
     nats, kl, came = [], [], []
     for block in reader.in_order(256):
         t = block.targets
-        logs = (base_of(model, None, block) + head(inputs(model, block))[:, model.class_of]).log_softmax(1)
+        contexts = model.project_block(block.past, block.ids, block.raw)
+        logs = head(contexts, base_of(model, block)).log_softmax(1)
         nats.append(-logs.gather(1, torch.from_numpy(t.next_ids)[:, None])[:, 0].numpy())
         parts = [torch.from_numpy(part) for part in (t.top_ids, t.top_log_probs, t.tail_log_mass)]
         kl.append(divergence(logs, *parts).numpy())
@@ -125,7 +163,7 @@ def score_neighbours(
     for block in scored.in_order(256):
         wanted = torch.from_numpy(block.targets.next_ids)
         near, at = (F.normalize(inputs(model, block), dim=1) @ table.T).topk(min(NEIGHBOURS, len(table)), dim=1)
-        own = base_of(model, None, block).gather(1, wanted[:, None])[:, 0].exp()
+        own = base_of(model, block).gather(1, wanted[:, None])[:, 0].exp()
         hits = (following[at] == wanted[:, None]).float()
         found = {t: (torch.softmax(near / t, dim=1) * hits).sum(1) for t in TEMPERATURES}
         nats.append(torch.stack([-((1 - w) * own + w * found[t]).log() for w, t in grid], dim=1))

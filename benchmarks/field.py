@@ -5,13 +5,14 @@
 Regression: every peer has the field's number of parameters and its seconds to be tuned in (kNN keeps the data). R^2 on
 a third of the data held out, over seeds that draw data, split and start anew. The stream is scored before it is learnt.
 Search: units drawn as a new field draws them, inputs of unit variance; recall is the share of the true K found.
-Relocation: the same fits with and without, paired by seed.
+Relocation: the same fits with and without, paired by seed. Every row is printed when it is known, and the result
+written anew with it.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -30,6 +31,12 @@ from rhapsode.ops.field.selection import rerank, select_exact, select_reranked
 Row = dict[str, Any]
 Data = tuple[np.ndarray, np.ndarray]
 K = 32
+SAMPLES = 1000
+SEEDS = 5
+# gates are compared on fewer: each is a fit as long as the field's own.
+GATE_SEEDS = 2
+STREAM_SEEDS, STREAM_SAMPLES = 3, 2000
+RELOCATION_SEEDS = 6
 
 
 def main() -> None:
@@ -39,13 +46,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(MEASURES), default=list(MEASURES))
     parser.add_argument("--name", default="field")
     arguments = parser.parse_args()
-    rows = []
+    rows: list[Row] = []
+    began = time.perf_counter()
     for name in arguments.only:
         for row in MEASURES[name](arguments.quick):
-            print(row, file=sys.stderr, flush=True)
+            print(f"{time.perf_counter() - began:6.0f} s", row, file=sys.stderr, flush=True)
             rows.append(row)
-    if not arguments.quick:
-        print(write_result(arguments.name, rows, title=TITLE, note=NOTE, goals=judge(rows), peers=peers()))
+            if not arguments.quick:
+                write_result(arguments.name, rows, title=TITLE, note=NOTE, goals=judge(rows), peers=peers())
 
 
 TITLE = "Local-linear fields"
@@ -87,17 +95,17 @@ def interval(values: list[float]) -> list[float]:
 def ridge_functions(seed: int) -> Data:
     """Return three ridge functions of 20 inputs: a sine, a hinge and a square."""
     rng = np.random.default_rng(seed)
-    X, W = rng.normal(size=(1500, 20)), rng.normal(size=(20, 3)) / 20**0.5
+    X, W = rng.normal(size=(SAMPLES, 20)), rng.normal(size=(20, 3)) / 20**0.5
     z = X @ W
-    return X, np.sin(2 * z[:, 0]) + np.abs(z[:, 1]) + 0.5 * z[:, 2] ** 2 + 0.1 * rng.normal(size=1500)
+    return X, np.sin(2 * z[:, 0]) + np.abs(z[:, 1]) + 0.5 * z[:, 2] ** 2 + 0.1 * rng.normal(size=SAMPLES)
 
 
 def additive(seed: int) -> Data:
     """Return a sum of five functions of one input each, among ten inputs."""
     rng = np.random.default_rng(seed)
-    X = rng.uniform(-2, 2, size=(1500, 10))
+    X = rng.uniform(-2, 2, size=(SAMPLES, 10))
     y = np.sin(3 * X[:, 0]) + X[:, 1] ** 2 + np.abs(X[:, 2]) + np.exp(-(X[:, 3] ** 2)) + X[:, 4]
-    return X, y + 0.1 * rng.normal(size=1500)
+    return X, y + 0.1 * rng.normal(size=SAMPLES)
 
 
 def wine(seed: int) -> Data:
@@ -113,12 +121,12 @@ def linnerud(seed: int) -> Data:
 
 
 SETS: dict[str, Callable[[int], Data]] = {
-    "friedman1": lambda seed: make_friedman1(1500, 10, noise=1.0, random_state=seed),
+    "friedman1": lambda seed: make_friedman1(SAMPLES, 10, noise=1.0, random_state=seed),
     "ridge functions": ridge_functions,
     "additive": additive,
     "diabetes": lambda seed: load_diabetes(return_X_y=True),
-    "friedman2": lambda seed: make_friedman2(1500, noise=100.0, random_state=seed),
-    "friedman3": lambda seed: make_friedman3(1500, noise=0.1, random_state=seed),
+    "friedman2": lambda seed: make_friedman2(SAMPLES, noise=100.0, random_state=seed),
+    "friedman3": lambda seed: make_friedman3(SAMPLES, noise=0.1, random_state=seed),
     "wine": wine,
     "linnerud": linnerud,
 }
@@ -134,20 +142,19 @@ def num_parameters(model: FieldRegressor) -> int:
     return sum(p.numel() for p in model.model_.field.parameters()) + (0 if base is None else base.weights.numel())
 
 
-def measure_regression(quick: bool) -> list[Row]:
+def measure_regression(quick: bool) -> Iterator[Row]:
     """Score the field, each of its gates, and its peers on every set."""
-    rows = []
     for name in list(SETS)[: 2 if quick else None]:
         scores: dict[str, list[float]] = {}
         times: dict[str, list[float]] = {}
-        for seed in range(1 if quick else 5):
+        for seed in range(1 if quick else SEEDS):
             X, y = SETS[name](seed)
             inside, outside, goals, truth = train_test_split(X, y, test_size=1 / 3, random_state=seed)
             start = time.perf_counter()
             field = FieldRegressor(random_state=seed).fit(inside, goals)
             seconds = time.perf_counter() - start
             found = {"field": (r_squared(field, outside, truth), seconds)}
-            for gate in () if quick else ("auto", "ball", "product"):
+            for gate in () if quick or seed >= GATE_SEEDS else ("auto", "ball", "product"):
                 start = time.perf_counter()
                 one = FieldRegressor(gate=gate, random_state=seed).fit(inside, goals)
                 found[f"field, {gate}"] = (r_squared(one, outside, truth), time.perf_counter() - start)
@@ -161,8 +168,7 @@ def measure_regression(quick: bool) -> list[Row]:
         for method, values in scores.items():
             row = {"measure": "regression", "data": name, "method": method, "r_squared": float(np.mean(values))}
             took = float(np.mean(times[method]))
-            rows.append(row | {"interval": interval(values), "seconds": took, "seeds": len(values)})
-    return rows
+            yield row | {"interval": interval(values), "seconds": took, "seeds": len(values)}
 
 
 def drifting(seed: int, samples: int) -> Data:
@@ -177,10 +183,10 @@ def drifting(seed: int, samples: int) -> Data:
 
 def measure_stream(quick: bool) -> list[Row]:
     """Score every method on blocks of ten samples before it learns them."""
-    samples = 600 if quick else 5000
+    samples = 600 if quick else STREAM_SAMPLES
     scores: dict[str, list[float]] = {}
     times: dict[str, list[float]] = {}
-    for seed in range(1 if quick else 5):
+    for seed in range(1 if quick else STREAM_SEEDS):
         X, y = drifting(seed, samples)
         methods: dict[str, Any] = {
             "field": FieldRegressor(random_state=seed),
@@ -204,11 +210,10 @@ def measure_stream(quick: bool) -> list[Row]:
     ]
 
 
-def measure_search(quick: bool) -> list[Row]:
-    """Find the K active units of 256 inputs, every way there is."""
-    rows = []
+def measure_search(quick: bool) -> Iterator[Row]:
+    """Find the K active units of 128 inputs, every way there is."""
     width = 1024 if quick else 4096
-    inputs = torch.randn(256, width, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(128, width, generator=torch.Generator().manual_seed(1))
     for number in (20_000,) if quick else (20_000, 50_000, 120_000, 200_000):
         for gate in ("slab", "ball"):
             generator = torch.Generator().manual_seed(0)
@@ -217,22 +222,22 @@ def measure_search(quick: bool) -> list[Row]:
                 table /= table.norm(dim=1, keepdim=True)
             offsets = torch.randn(number, generator=generator)
             tables = (table, offsets, None) if gate == "slab" else (None, offsets, table)
-            rows += [row | {"dim": width} for row in search_rows(tables, gate, inputs)]
-    return rows
+            for row in search_rows(tables, gate, inputs):
+                yield row | {"dim": width}
 
 
-def search_rows(tables: Any, gate: str, inputs: torch.Tensor) -> list[Row]:
+def search_rows(tables: Any, gate: str, inputs: torch.Tensor) -> Iterator[Row]:
     """Time each way on the same tables, in float16 as a large field stores them; the index has its own float32."""
     tables = tuple(None if table is None else table.half() for table in tables)
     number = len(tables[0] if gate == "slab" else tables[2])
     base = {"measure": "search", "units": number, "gate": gate}
     start = time.perf_counter()
     exact = select_exact(inputs, *tables, gate, K)
-    rows = [base | {"way": "exact", "recall": 1.0, "per_s": len(inputs) / (time.perf_counter() - start)}]
+    yield base | {"way": "exact", "recall": 1.0, "per_s": len(inputs) / (time.perf_counter() - start)}
     start = time.perf_counter()
     found = select_reranked(inputs, *tables, gate, K)
     took = time.perf_counter() - start
-    rows.append(base | {"way": "bfloat16, ranked again", "recall": recall(found, exact), "per_s": len(inputs) / took})
+    yield base | {"way": "bfloat16, ranked again", "recall": recall(found, exact), "per_s": len(inputs) / took}
     start = time.perf_counter()
     index = UnitIndex(*tables, gate)
     built = time.perf_counter() - start
@@ -242,8 +247,7 @@ def search_rows(tables: Any, gate: str, inputs: torch.Tensor) -> list[Row]:
         start = time.perf_counter()
         found = rerank(some, index.candidates(some, K, share), *tables, gate, K)
         row = {"way": f"index, {share:g} of cells", "recall": recall(found, exact[: len(some)])}
-        rows.append(base | row | {"per_s": len(some) / (time.perf_counter() - start), "build_s": built})
-    return rows
+        yield base | row | {"per_s": len(some) / (time.perf_counter() - start), "build_s": built}
 
 
 def recall(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -251,12 +255,11 @@ def recall(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found.unsqueeze(2) == exact.unsqueeze(1)).any(1).double().mean())
 
 
-def measure_relocation(quick: bool) -> list[Row]:
+def measure_relocation(quick: bool) -> Iterator[Row]:
     """Fit sparse fields with and without moves, paired by seed, and say what the moves did where they went."""
-    rows = []
     for name in list(SETS)[: 1 if quick else 3]:
         gains, moves = [], []
-        for seed in range(1 if quick else 8):
+        for seed in range(1 if quick else RELOCATION_SEEDS):
             X, y = SETS[name](seed)
             inside, outside, goals, truth = train_test_split(X, y, test_size=1 / 3, random_state=seed)
             shape = {"num_units": 128, "num_active": 8, "gate": "ball", "init": "random", "sharing": 0.4}
@@ -267,11 +270,10 @@ def measure_relocation(quick: bool) -> list[Row]:
         later = [(m.before - m.later, m.control_before - m.control_later) for m in moves if m.later is not None]
         row |= {"moves": len(moves), "fell_at_once": float(np.mean([m.before - m.after for m in moves] or [0.0]))}
         row |= {"fell_later": float(np.mean([a for a, _ in later] or [0.0]))}
-        rows.append(row | {"control_fell_later": float(np.mean([b for _, b in later] or [0.0])), "seeds": len(gains)})
-    return rows
+        yield row | {"control_fell_later": float(np.mean([b for _, b in later] or [0.0])), "seeds": len(gains)}
 
 
-MEASURES: dict[str, Callable[[bool], list[Row]]] = {
+MEASURES: dict[str, Callable[[bool], Iterable[Row]]] = {
     "regression": measure_regression,
     "stream": measure_stream,
     "search": measure_search,

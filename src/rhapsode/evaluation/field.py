@@ -53,7 +53,7 @@ class FieldSuite:
         statistics = load_statistics(subject.folder, model.field.num_units, training.relocation.decay)
         train_ids = np.asarray(load_token_array(subject.folder.data / "training").ids)
         found = diagnose(model, reader, statistics, subject.folder, train_ids, limit)
-        scores = adapt(model, reader, training.online_rate, training.online_block, limit)
+        scores = adapt(model, reader, training, training.online_rate, limit)
         online = online_rows(scores, subject.tokenizer.num_bytes)
         pictures = draw_diagnostics(subject.folder, found, online, scores)
         return {

@@ -50,6 +50,27 @@ def test_two_views_are_independent_and_of_one_width_each() -> None:
     assert float(cosines.abs().max()) < 5 / 16
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_rows_of_a_matrix_add_up_to_what_the_mixed_sketch_gives(views: int) -> None:
+    config = ProjectionConfig(
+        window=9, sparse_dim=30, num_buckets=512, num_hashes=2, dim=256, views=views, scale=0.5, seed=7
+    )
+    projection = Projection(config)
+    draw = torch.Generator().manual_seed(4)
+    raw = RawFeatures(
+        window=torch.randint(-1, 40, (11, 9), generator=draw),
+        ids=torch.randint(-1, 30, (11, 3), generator=draw),
+        values=torch.randn(11, 3, generator=draw),
+    )
+    matrix = torch.randn(views * 256, 5, generator=draw)
+    mixed = [view.srht.matrix() for view in projection._views]
+    table = torch.cat([m @ part for m, part in zip(mixed, matrix.split(256), strict=True)])
+    rows, weights = projection.rows(raw)
+    added = (table[rows] * weights.unsqueeze(-1)).sum(1)
+    # scale stands in the weights already; the sketch is summed in another order.
+    torch.testing.assert_close(added, projection.project(raw) @ matrix, rtol=1e-4, atol=1e-4)
+
+
 def test_permuted_windows_project_apart() -> None:
     config = ProjectionConfig(window=16, num_buckets=2048, dim=1024)
     projection = Projection(config)

@@ -8,6 +8,7 @@ import torch
 
 from rhapsode import api
 from rhapsode.training.distill.blocks import BlockReader
+from rhapsode.training.distill.config import DistillConfig
 from rhapsode.training.distill.online import adapt
 from rhapsode.training.distill.shards import Capture
 
@@ -25,7 +26,7 @@ def opened(teacher_run: Path, source: Path, tmp_path_factory: pytest.TempPathFac
 def test_what_comes_later_changes_no_score(opened) -> None:  # type: ignore[no-untyped-def]
     model, reader = opened
     before = {name: p.clone() for name, p in model.named_parameters()}
-    short, long = (adapt(model, reader, 1e-2, 32, limit) for limit in (64, 256))
+    short, long = (adapt(model, reader, DistillConfig(online_block=32), 1e-2, limit) for limit in (64, 256))
     for name in ("field", "online", "base", "cache", "both"):
         np.testing.assert_allclose(getattr(short, name), getattr(long, name)[:64], rtol=1e-4, atol=1e-5)
     # the first stretch is scored by what was known before.
@@ -36,6 +37,6 @@ def test_what_comes_later_changes_no_score(opened) -> None:  # type: ignore[no-u
 
 def test_growing_counts_gain_on_a_text_of_few_words(opened) -> None:  # type: ignore[no-untyped-def]
     model, reader = opened
-    scores = adapt(model, reader, 1e-3, 64, 512)
+    scores = adapt(model, reader, DistillConfig(), 1e-3, 512)
     assert scores.cache.mean() < scores.base.mean()
     assert scores.both.mean() < scores.field.mean()

@@ -24,6 +24,19 @@ BEFORE = -1
 _STRETCH = 2048
 
 
+NUM_SURENESS = 5
+# brings logarithms and entropies near one.
+_LOG_SCALE, _ENTROPY_SCALE = 0.2, 0.3
+
+
+def sureness(log_probs: Float[Tensor, "N C"]) -> Float[Tensor, "N 5"]:
+    """Return how sure a distribution is: its two largest probabilities, their logarithms, and its entropy. O(N C)."""
+    top = log_probs.topk(2, dim=1).values if log_probs.shape[1] > 1 else log_probs.expand(-1, 2)
+    probabilities = log_probs.exp()
+    entropy = -(probabilities * log_probs).sum(dim=1, keepdim=True)
+    return torch.cat([top.exp(), _LOG_SCALE * top, _ENTROPY_SCALE * entropy], dim=1)
+
+
 class BaseDistribution:
     """log p(next id | ids before it), without a gradient."""
 

@@ -32,25 +32,47 @@ class FieldModelConfig(Config):
     ngrams: tuple[int, ...] = (1, 2, 3)
     """Lengths of the hashed n-grams that join the context before it is projected."""
 
+    order_decay: float = Field(default=1.0, ge=0)
+    """The weight of the id d places back falls as (1 + d) to minus this, before it is projected."""
+
     base: Literal["kneser_ney", "unigram"] = "kneser_ney"
     """What the logits start from: the field learns what is to be added to its log-probabilities."""
     base_order: int | None = Field(default=None, ge=1)
     """Order of Kneser-Ney; without it, 8 for bytes and chars and 5 for others."""
-    stage1: Literal["dense", "field", "none"] = "dense"
-    """How the projected context becomes few numbers: a matrix, a field, or not at all."""
+    stage1: Literal["table", "dense", "field", "none"] | None = None
+    """How the context becomes few numbers: rows of a table that are added, a matrix, a field, or not at all.
+
+    A table is a matrix on the sketch before it is mixed: of a context of ids alone only few rows are read. Without it,
+    a table where only ids are read, and else a matrix.
+    """
     stage1_dim: int = Field(default=256, ge=1)
     """Numbers between the stages."""
     stage1_field: FieldConfig = FieldConfig(num_units=256, num_active=16, init="random")
     """Settings of the first field, where there is one."""
-    field: FieldConfig = FieldConfig(num_units=4096)
+    reads_base: bool = True
+    """Whether the field also reads how sure the base is, and may trust it more or less from context to context."""
+    linear: bool = True
+    """Whether a linear map of these numbers stands beside the field, which then learns what a line leaves over."""
+    gate_gradient: bool = False
+    """Whether the first stage also learns through the gates of the units, or through the line alone."""
+    field: FieldConfig = FieldConfig(num_units=512, num_active=16)
     """Settings of the field that gives the logits."""
 
     @model_validator(mode="after")
     def _whitening_can_be_absorbed(self) -> "FieldModelConfig":
-        if self.whiten != "none" and self.stage1 != "dense":
+        if self.whiten != "none" and self.first_stage != "dense":
             raise UserError(
                 f"model.whiten must be none without a matrix that can take it up; got {self.whiten} with "
                 f"model.stage1 = {self.stage1}. Set model.stage1 to dense."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tables_read_ids(self) -> "FieldModelConfig":
+        if self.mode == "probe" and self.stage1 == "table":
+            raise UserError(
+                "model.stage1 must not be table in probe mode, where nearly every number of a context is something; "
+                "got table. Set model.stage1 to dense, or leave it out."
             )
         return self
 
@@ -66,6 +88,13 @@ class FieldModelConfig(Config):
                 f"model.dim must be a power of two; got {self.dim}. Try {1 << (self.dim.bit_length() - 1)}."
             )
         return self
+
+    @property
+    def first_stage(self) -> str:
+        """What `stage1` comes to."""
+        if self.stage1 is not None:
+            return self.stage1
+        return "table" if self.mode == "replacement" and self.whiten == "none" else "dense"
 
     @property
     def embed(self) -> str:

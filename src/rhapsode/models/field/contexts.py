@@ -6,7 +6,7 @@ numbers.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,13 @@ class ContextSource(Protocol):
     def windows(self, past: Int[Tensor, "B P"], ids: Int[Tensor, "B T"], window: int) -> Float[Tensor, "N F"]:
         """Return the raw vector of the window that ends at each of `ids`, oldest position first; rows of B T."""
         ...
+
+
+class SparseContexts(NamedTuple):
+    """Sketched contexts by what is not zero: buckets and signed weights, (N, J) each."""
+
+    rows: Tensor
+    weights: Tensor
 
 
 def last_windows(past: Int[Tensor, "B P"], ids: Int[Tensor, "B T"], window: int) -> Int[Tensor, "N W"]:
@@ -71,6 +78,7 @@ class ContextProjection:
             "dense_dim": width * config.window,
             "window": config.window,
             "ngram_orders": config.ngrams,
+            "order_decay": config.order_decay,
             # four times as many buckets as numbers: fewer contexts collide before they are mixed.
             "num_buckets": 4 * config.dim,
             "dim": config.dim,
@@ -90,6 +98,16 @@ class ContextProjection:
         """Project contexts: float32, summed in float32."""
         return self.inner(self._features(windows, raw), torch.float32)
 
+    @torch.no_grad()
+    def sparse(self, windows: Int[Tensor, "N W"]) -> SparseContexts:
+        """Return the sketches of contexts of ids alone before they are mixed; see `Projection.rows`."""
+        return SparseContexts(*self.inner.rows(self._features(windows, None)))
+
+    @property
+    def num_rows(self) -> int:
+        """Buckets of all views: rows of a table that reads `sparse`."""
+        return self.inner.config.views * self.inner.config.num_buckets
+
     def statistics(self, windows: Int[Tensor, "N W"], raw: Float[Tensor, "N F"] | None) -> Float[Tensor, "N Z"]:
         """Return contexts as the whitening sees them."""
         return self.inner.project(self._features(windows, raw))
@@ -103,10 +121,9 @@ class ContextProjection:
     def indicators(self, windows: Int[Tensor, "N W"], raw: Float[Tensor, "N F"] | None) -> Float[Tensor, "N S"]:
         """Return the raw vectors themselves, without the coordinates that are zero in all of them; for few contexts."""
         sparse = []
-        for found in (self.inner.bloom.bits(windows), self.inner.order.slots(windows)):
+        for found, weights in self.inner.indicators(windows):
             names, place = torch.unique(found, return_inverse=True)
-            weight = self.inner.config.indicator_weight / (found >= 0).sum(1, keepdim=True).clamp_min(1).sqrt()
-            rows = torch.zeros(len(found), len(names)).scatter_add_(1, place, weight.expand(found.shape))
+            rows = torch.zeros(len(found), len(names)).scatter_add_(1, place, weights)
             sparse.append(rows[:, names >= 0])
         dense = self._features(windows, raw).dense
         return torch.cat([*([] if dense is None else [dense]), *sparse], dim=1)

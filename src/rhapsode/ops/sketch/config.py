@@ -26,6 +26,8 @@ class ProjectionConfig(Config):
     """Slots of the hashes of id and position."""
     indicator_weight: float = Field(default=1.0, gt=0)
     """Length of the vector of all indicators of a window of n-grams, and of that of its order hashes."""
+    order_decay: float = Field(default=0.0, ge=0)
+    """The weight of the id at distance d from the end falls as (1 + d) to minus this; 0 weighs all alike."""
     num_buckets: int = Field(default=1 << 14, ge=1)
     """Buckets of the CountSketch."""
     num_hashes: int = Field(default=1, ge=1)

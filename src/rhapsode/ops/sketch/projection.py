@@ -1,6 +1,7 @@
 """The whole way of a raw feature vector: dense streams and hashed indicators -> sketch -> SRHT -> whitening."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ class RawFeatures:
     window: Tensor | None = None
     ids: Tensor | None = None
     values: Tensor | None = None
+
+
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -111,19 +115,41 @@ class Projection:
             parts.append(view.srht.project(buckets))
         return torch.cat(parts, 1) * self.config.scale
 
+    def rows(self, raw: RawFeatures) -> tuple[Int64[Tensor, "B J"], Float[Tensor, "B J"]]:
+        """Return what is not zero in the sketches of a vector without a dense part, before they are mixed.
+
+        A matrix applied to a sketch is a sum of its rows at `J = views K num_hashes` places: rows of view v begin at
+        v num_buckets. Whatever a matrix W makes of the projected vector, the matrix W R H D makes of the sketch, so
+        nothing is lost by leaving the mixing out; it costs O(B K) instead of O(B num_buckets).
+
+        Returns:
+            rows and signed weights; padding has weight 0.
+
+        Raises:
+            UserError: as a call does.
+        """
+        self._check(raw)
+        sparse = self._sparse(raw)
+        assert sparse is not None
+        assert raw.dense is None
+        ids, values = sparse
+        places, weights = [], []
+        for number, view in enumerate(self._views):
+            buckets, signs = view.sketch.hashes(ids)
+            scale = self.config.scale / math.sqrt(self.config.num_hashes)
+            places.append((buckets + number * self.config.num_buckets).flatten(1))
+            weights.append((signs * ((ids >= 0) * values * scale).unsqueeze(-1)).flatten(1))
+        return torch.cat(places, 1), torch.cat(weights, 1).float()
+
     def _sparse(self, raw: RawFeatures) -> tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]] | None:
         """Return all sparse coordinates of the raw vector, which come after the dense ones."""
         c = self.config
         ids, values = [], []
         start = c.dense_dim
         if raw.window is not None:
-            for found, size in (
-                (self.bloom.bits(raw.window), c.bloom_bits),
-                (self.order.slots(raw.window), c.order_slots),
-            ):
-                count = (found >= 0).sum(1, keepdim=True).clamp_min(1)
+            for (found, weights), size in zip(self.indicators(raw.window), (c.bloom_bits, c.order_slots), strict=True):
                 ids.append(torch.where(found < 0, -1, found + start))
-                values.append((c.indicator_weight / count.sqrt()).expand(found.shape))
+                values.append(weights)
                 start += size
         else:
             start += c.bloom_bits + c.order_slots
@@ -131,6 +157,24 @@ class Projection:
             ids.append(torch.where(raw.ids < 0, -1, raw.ids + start))
             values.append(torch.ones_like(raw.ids, dtype=torch.float32) if raw.values is None else raw.values.float())
         return (torch.cat(ids, 1), torch.cat(values, 1)) if ids else None
+
+    def indicators(
+        self, window: Int64[Tensor, "B W"]
+    ) -> tuple[tuple[Int64[Tensor, "B K"], Float[Tensor, "B K"]], tuple[Int64[Tensor, "B W"], Float[Tensor, "B W"]]]:
+        """Return the set bits of the Bloom filter and the slots of the order hashes, each with their weights.
+
+        The weights of a kind have length `indicator_weight`; those of padding, -1, are 0.
+        """
+        c = self.config
+        bits, slots = self.bloom.bits(window), self.order.slots(window)
+        distances = torch.arange(window.shape[1] - 1, -1, -1, device=window.device)
+        falling = (1.0 + distances).pow(-c.order_decay).expand(slots.shape)
+        parts = []
+        for found, weights in ((bits, torch.ones(bits.shape, device=bits.device)), (slots, falling)):
+            weights = weights * (found >= 0)
+            length = weights.square().sum(1, keepdim=True).sqrt().clamp_min(_TINY)
+            parts.append((found, c.indicator_weight * weights / length))
+        return parts[0], parts[1]
 
     def _check(self, raw: RawFeatures) -> None:
         c = self.config

@@ -3,8 +3,9 @@
 Shape letters: R rows, T positions of a row, P ids before it, W window, F numbers of a captured position.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,15 +26,20 @@ class Block:
         starts: the first position of each row.
         past: int64 (R, P), ids before each row, `BEFORE` in front of the text.
         ids: int64 (R, T).
-        raw: float32 (R T, W F), what the teacher did in the window that ends at each position; None if not captured.
         targets: what the teacher said, of R T positions.
+        read: reads `raw`; None if nothing was captured but ids.
     """
 
     starts: tuple[int, ...]
     past: Tensor
     ids: Tensor
-    raw: Tensor | None
     targets: Targets
+    read: Callable[[], Tensor] | None = None
+
+    @cached_property
+    def raw(self) -> Tensor | None:
+        """float32 (R T, W F), what the teacher did in the window that ends at each position, read when asked for."""
+        return None if self.read is None else self.read()
 
 
 class BlockReader:
@@ -56,10 +62,13 @@ class BlockReader:
         positions = (offsets + np.arange(length)).reshape(-1)
         past = self._ids[offsets + np.arange(self._context)]
         ids = self._ids[offsets + self._context + np.arange(length)]
-        raw = None
-        if self.capture.spec.width:
-            raw = torch.from_numpy(self.capture.windows(positions, self._window))
-        return Block(tuple(starts), torch.from_numpy(past), torch.from_numpy(ids), raw, self.capture.targets(positions))
+        targets = self.capture.targets(positions)
+        read = (
+            (lambda: torch.from_numpy(self.capture.windows(positions, self._window)))
+            if self.capture.spec.width
+            else None
+        )
+        return Block(tuple(starts), torch.from_numpy(past), torch.from_numpy(ids), targets, read)
 
     def batch(self, index: int, batch_size: int, seed: int) -> Block:
         """Return batch `index` of endless passes in random order: a pure function of seed and index.

@@ -35,17 +35,27 @@ class DistillConfig(Config):
     folds: int = Field(default=8, ge=2)
     """Parts of the training text, each predicted from counts of the others while the field learns."""
 
-    batch_size: int = Field(default=1024, ge=1)
+    batch_size: int = Field(default=512, ge=1)
     """Positions of an update."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak rate of the field."""
     stage1_rate: float = Field(default=0.15, gt=0)
     """Rate of the first stage over learning_rate: its matrix reads thousands of numbers, which all move at once."""
+    table_rate: float = Field(default=20.0, gt=0)
+    """Rate of a table over learning_rate: each of its rows learns from the few contexts that hold it."""
+    linear_rate: float = Field(default=3.0, gt=0)
+    """Rate of the linear map beside the field, over learning_rate."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decay of the first stage's matrix."""
+    """Decay of the first stage."""
+    cache_gb: float = Field(default=4.0, ge=0)
+    """Disk for projected contexts, computed once; those past it are computed each time. A table needs none."""
+    control_rate: float = Field(default=30.0, gt=0)
+    """Rate of the units' controls over learning_rate: weights sum to one, so that each of them moves little."""
     joint: Literal["joint", "frozen"] = "joint"
     """Whether the first stage learns with the second, or stays as it was drawn."""
-    seed_positions: int = Field(default=16_384, ge=1)
+    units_from: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the budget after which the units join the line, at what it leaves over; without a line, at once."""
+    seed_positions: int = Field(default=8_192, ge=1)
     """Positions that the units start from."""
     relocate: bool = False
     """Move idle units to the contexts of highest loss; off, since it was not shown to help."""
@@ -54,7 +64,7 @@ class DistillConfig(Config):
 
     eval_positions: int | None = Field(default=None, ge=2)
     """Validation positions of the final figures; without it, all."""
-    online_rate: float = Field(default=1e-3, gt=0)
+    online_rate: float = Field(default=5e-4, gt=0)
     """Rate of the field that keeps learning from the text it has scored."""
     online_block: int = Field(default=64, ge=1)
     """Positions that are scored before they are learnt, at a time."""

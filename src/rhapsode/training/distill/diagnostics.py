@@ -220,7 +220,7 @@ def coupling(model: FieldModel, scored: Sequence[Scored]) -> Diagnostic:
     for one in scored:
         step = slice(None, None, every)
         block = one.block
-        z = model.project_block(block.past, block.ids, block.raw)
+        z = model.projection(last_windows(block.past, block.ids, model.config.window), block.raw)
         rows.append(one.h[step].clone())
         projected.append(z[step].clone())
         base = one.base.new_full((len(z), model.shortlist.num_classes), -np.log(model.shortlist.num_classes))

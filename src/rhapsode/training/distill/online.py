@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rhapsode.memory.ngram_memory import NgramMemory, NgramReader
+from rhapsode.models.field.contexts import SparseContexts
 from rhapsode.models.field.model import FieldModel
 from rhapsode.training.distill.blocks import Block, BlockReader
+from rhapsode.training.distill.config import DistillConfig
+from rhapsode.training.distill.student import parameter_groups
 
 # the number under which counts of the read text are kept; the base has no rows of its own.
 _ROW = 1
@@ -43,17 +46,19 @@ class OnlineScores:
 class OnlineField:
     """A copy of a model that learns; the model itself stays as it is."""
 
-    def __init__(self, model: FieldModel, rate: float) -> None:
-        """Copy the parameters, float32, and start an optimizer."""
+    def __init__(self, model: FieldModel, config: DistillConfig, rate: float) -> None:
+        """Copy the parameters, float32, and start an optimizer; parts learn at their shares of the rate."""
         copy = FieldModel(model.config, model.shortlist, model.base, model.projection, model.source)
         copy.load_state_dict(model.state_dict())
         self.model = copy.requires_grad_(True)
-        self._optimizer = torch.optim.AdamW(copy.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        groups = parameter_groups(copy, config)
+        for group in groups:
+            group |= {"lr": rate * group["share"], "weight_decay": 0.0}
+        self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
 
-    def score_and_learn(self, projected: Tensor, base: Tensor, next_ids: Tensor) -> Tensor:
+    def score_and_learn(self, projected: Tensor | SparseContexts, base: Tensor, next_ids: Tensor) -> Tensor:
         """Return the nats of each position by what was known before them, and learn from all of them then. Mutates."""
-        residual = self.model.field(self.model.stage_one(projected))
-        logits = base + residual[:, self.model.class_of]
+        logits = self.model.combine(self.model.stage_one(projected, base), base)
         nats = F.cross_entropy(logits, next_ids, reduction="none")
         self._optimizer.zero_grad(set_to_none=True)
         nats.mean().backward()  # type: ignore[no-untyped-call]
@@ -62,22 +67,24 @@ class OnlineField:
         return nats.detach()
 
 
-def adapt(model: FieldModel, reader: BlockReader, rate: float, length: int, limit: int | None = None) -> OnlineScores:
-    """Read a text front to back, `length` positions at a time, static and learning. O(N) updates of two copies.
+def adapt(
+    model: FieldModel, reader: BlockReader, config: DistillConfig, rate: float, limit: int | None = None
+) -> OnlineScores:
+    """Read a text front to back, some positions at a time, static and learning. O(N) updates of two copies.
 
     Args:
-        rate: of the field that learns.
-        length: positions that are scored before they are learnt.
+        config: has the parts' shares of the rate, and the positions that are scored before they are learnt.
+        rate: of the field that learns; a part learns at its share of it.
     """
-    learner, over_cache = OnlineField(model, rate), OnlineField(model, rate)
+    learner, over_cache = OnlineField(model, config, rate), OnlineField(model, config, rate)
     columns: list[list[np.ndarray]] = [[] for _ in range(6)]
     growing = _growing(model, reader)
-    for block in reader.in_order(length, limit):
+    for block in reader.in_order(config.online_block, limit):
         came = torch.from_numpy(block.targets.next_ids)
         with torch.no_grad():
             projected = model.project_block(block.past, block.ids, block.raw)
             base = model.base.read(block.past, block.ids).flatten(0, 1)
-            static = base + model.field(model.stage_one(projected))[:, model.class_of]
+            static = model.combine(model.stage_one(projected, base), base)
         cache = _read(growing, block, base)
         parts = [
             block.targets.next_ids,

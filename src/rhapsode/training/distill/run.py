@@ -28,6 +28,7 @@ from rhapsode.training.data import Data, encode_data, open_data
 from rhapsode.training.distill.blocks import Block, BlockReader
 from rhapsode.training.distill.capture import CapturePlan, plan_capture, run_capture
 from rhapsode.training.distill.config import DistillConfig, DistillRecipe
+from rhapsode.training.distill.context_cache import ContextCache
 from rhapsode.training.distill.files import round_parameters, save_field
 from rhapsode.training.distill.scoring import collect_figures, summarise
 from rhapsode.training.distill.shards import Capture
@@ -116,8 +117,9 @@ def run_distillation(
         # only now that nothing asked for can be wrong: what stood here before is lost from here on.
         folder.create(overwrite=overwrite)
         header = _write_header(request, folder, material, model)
-        student = Student(model, training, cross_fit(request.recipe, material))
-        progress = train_student(student, open_reader(material.train, model), folder, observer)
+        with open_contexts(material, model, training, folder, observer) as contexts:
+            student = Student(model, training, cross_fit(request.recipe, material), contexts)
+            progress = train_student(student, open_reader(material.train, model), folder, observer)
         began = time.perf_counter()
         round_parameters(model)
         weights = save_field(folder, model, student.statistics)
@@ -151,13 +153,14 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
     """Train until the budget is spent; a line of metrics.jsonl every ten updates."""
     config, model = student.config, student.model
     seconds = None if config.steps is not None else 60.0 * (config.minutes or 3.0)
-    rows = max(1, min(len(reader.capture), config.seed_positions))
-    student.seed_units(reader.batch(0, rows, config.seed + 1))
+    student.seed_first_stage(_sample_to_seed(reader, config))
     epoch = reader.batches_per_epoch(config.batch_size)
     started = said = time.perf_counter()
     step, share = 0, 0.0
     folder.metrics.touch()
     while share < 1:
+        if not student.has_units and (share >= config.units_from or model.linear is None):
+            student.seed_units(_sample_to_seed(reader, config))
         row = student.step(reader.batch(step, config.batch_size, config.seed), share, step)
         step += 1
         if step == epoch and model.config.whiten != "none":
@@ -179,6 +182,11 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
         "positions_per_s": round(positions / spent, 1),
         "seconds": round(spent, 2),
     }
+
+
+def _sample_to_seed(reader: BlockReader, config: DistillConfig) -> Block:
+    """Return text that units start from."""
+    return reader.batch(0, max(1, min(len(reader.capture), config.seed_positions)), config.seed + 1)
 
 
 def _sample(reader: BlockReader, config: DistillConfig) -> Iterator[Block]:
@@ -283,6 +291,17 @@ def cross_fit(recipe: DistillRecipe, material: Material) -> CrossFitted | None:
         return None
     counted = counted_head(material.corpus.train, material.corpus.tokenizer)
     return CrossFitted(np.asarray(counted.ids), material.shortlist.log_unigram, material.order, recipe.training.folds)
+
+
+def open_contexts(
+    material: Material, model: FieldModel, training: DistillConfig, folder: RunFolder, observer: Observer
+) -> ContextCache:
+    """Open the file that keeps projected contexts while a field learns, and say what it takes."""
+    cache = ContextCache(model, len(material.train), folder.path, int(training.cache_gb * 1e9))
+    if cache.size_bytes:
+        size, share = cache.size_bytes / 1e6, cache.share
+        observer.say(f"projected contexts take up to {size:,.0f} MB while it trains ({share:.0%} of them)")
+    return cache
 
 
 def open_reader(capture: Capture, model: FieldModel) -> BlockReader:

@@ -44,11 +44,11 @@ def score_block(model: FieldModel, block: Block, base: Tensor | None = None) -> 
     Args:
         base: log-probabilities (N, C) to start from in place of the model's own base.
     """
-    h = model.stage_one(model.project_block(block.past, block.ids, block.raw))
     if base is None:
         base = model.base.read(block.past, block.ids).flatten(0, 1)
-    output = model.field.explain(h)
-    log_probs = (base + output.outputs[:, model.class_of]).log_softmax(dim=1)
+    h = model.stage_one(model.project_block(block.past, block.ids, block.raw), base)
+    output = model.explain(h)
+    log_probs = (model.weigh(h, base) + model.spread(output.outputs)).log_softmax(dim=1)
     return Scored(block, h, base, output, log_probs)
 
 

@@ -3,7 +3,7 @@
 Shape letters: N positions of a batch, C vocabulary, V classes, K ids kept of the teacher.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rhapsode.models.field.base import CrossFitted
-from rhapsode.models.field.contexts import last_windows
+from rhapsode.models.field.contexts import SparseContexts, last_windows
 from rhapsode.models.field.model import DenseStage, FieldModel
 from rhapsode.models.field.shortlist import class_log_probs
 from rhapsode.nn.field import Field, FieldConfig, Relocator, UnitStatistics
@@ -30,29 +30,30 @@ _COOLDOWN = 0.5
 class Student:
     """A field model in training, with what is known of its units."""
 
-    def __init__(self, model: FieldModel, config: DistillConfig, cross: CrossFitted | None) -> None:
+    def __init__(
+        self,
+        model: FieldModel,
+        config: DistillConfig,
+        cross: CrossFitted | None,
+        contexts: Callable[[Block], Tensor | SparseContexts] | None = None,
+    ) -> None:
         """Prepare the optimizer.
 
         Args:
             cross: counts that have not seen the stretch that is learnt; None where the base counts no n-grams.
+            contexts: gives what the first stage reads of a block; without it, it is projected each time.
         """
         self.model, self.config, self._cross = model, config, cross
+        self.contexts = contexts or (lambda block: model.project_block(block.past, block.ids, block.raw))
         self.statistics = UnitStatistics(model.field.num_units, config.relocation.decay)
         self.relocator = Relocator(config.relocation, self.statistics, judge_residuals, config.seed)
         self._told = self._last_round = 0
+        self.has_units = False
         first = [] if model.stage1 is None else list(model.stage1.parameters())
         for parameter in first:
             parameter.requires_grad_(config.joint == "joint")
-        groups = [
-            {"params": list(model.field.parameters()), "weight_decay": 0.0, "share": 1.0},
-            {
-                "params": [p for p in first if p.requires_grad],
-                "weight_decay": config.weight_decay,
-                "share": config.stage1_rate,
-            },
-        ]
         self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.learning_rate, betas=(0.9, 0.99), fused=True
+            parameter_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
         )
 
     @property
@@ -60,21 +61,35 @@ class Student:
         """Moves so far."""
         return len(self.relocator.events)
 
+    @torch.no_grad()
+    def seed_first_stage(self, block: Block) -> None:
+        """Put the units of a first stage that is a field where there is text; of another stage, nothing."""
+        if not isinstance(self.model.stage1, Field):
+            return
+        projected, generator = self.contexts(block), torch.Generator().manual_seed(self.config.seed)
+        # without a target of its own, it starts as a map of its input: only where its units stand matters.
+        assert isinstance(projected, Tensor)
+        drawn = torch.randn(len(projected), self.model.stage1_dim, generator=generator)
+        placed = self.model.stage1.config.model_copy(update={"init": "random"})
+        self._seed(self.model.stage1, placed, projected, drawn, generator)
+
     def seed_units(self, block: Block) -> None:
-        """Start the units of both stages from a stretch of text, by their `init` settings."""
+        """Start the units from a stretch of text by their `init` setting, at what the line leaves over; they join."""
         generator = torch.Generator().manual_seed(self.config.seed)
+        model = self.model
         with torch.no_grad():
-            projected = self.model.project_block(block.past, block.ids, block.raw)
-            if isinstance(self.model.stage1, Field):
-                # without a target of its own, it starts as a map of its input: only where its units stand matters.
-                drawn = torch.randn(len(projected), self.model.hidden_dim, generator=generator)
-                placed = self.model.stage1.config.model_copy(update={"init": "random"})
-                self._seed(self.model.stage1, placed, projected, drawn, generator)
-            h = self.model.stage_one(projected)
-            base = self._class_base(self._base(block))
-            wanted = class_targets(block.targets, self.model, base, self.config.hard)
+            full = self.base(block)
+            h = model.stage_one(self.contexts(block), full)
+            base = self._class_base(model.weigh(h, full)) + model.line(h)
+            wanted = class_targets(block.targets, model, base.log_softmax(dim=1), self.config.hard)
             _, residuals = judge_residuals(torch.zeros_like(base), torch.cat([base, wanted], dim=1))
-        self._seed(self.model.field, self.model.field.config, h, residuals, generator)
+            # what the bias has learnt with the line stays; a start from clusters sets it to their mean.
+            bias = model.field.bias.clone()
+            model.field.bias.zero_()
+        self._seed(model.field, model.field.config, h, residuals, generator)
+        with torch.no_grad():
+            model.field.bias.add_(bias)
+        self.has_units = True
 
     @staticmethod
     def _seed(field: Field, config: FieldConfig, x: Tensor, targets: Tensor, generator: torch.Generator) -> None:
@@ -87,11 +102,13 @@ class Student:
         rate = self.config.learning_rate * rate_fraction(progress, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        projected = self.model.project_block(block.past, block.ids, block.raw)
-        h = self.model.stage_one(projected)
-        out = self.model.field.explain(h)
-        base = self._base(block)
-        log_probs = (base + out.outputs[:, self.model.class_of]).log_softmax(dim=1)
+        projected = self.contexts(block)
+        base = self.base(block)
+        h = self.model.stage_one(projected, base)
+        out = self.model.explain(h) if self.has_units else None
+        weighed = self.model.weigh(h, base)
+        outputs = self.model.line(h) if out is None else out.outputs
+        log_probs = (weighed + self.model.spread(outputs)).log_softmax(dim=1)
         t = block.targets
         losses, soft = distillation_loss(
             log_probs,
@@ -109,9 +126,10 @@ class Student:
         self.optimizer.step()
         self.model.project_parameters()
         losses = losses.detach()
-        self.statistics.update(out.ids, out.parts.weights, out.parts.distances, losses, gradient_norms)
-        if self.config.relocate:
-            row["moved"] = self._relocate(h.detach(), base, block.targets, losses)
+        if out is not None:
+            self.statistics.update(out.ids, out.parts.weights, out.parts.distances, losses, gradient_norms)
+            if self.config.relocate:
+                row["moved"] = self._relocate(h.detach(), weighed.detach(), block.targets, losses)
         return row
 
     @torch.no_grad()
@@ -124,7 +142,8 @@ class Student:
             statistics.update(self.model.projection.statistics(windows, block.raw))
         self.model.stage1.absorb(self.model.projection.fit_whitening(statistics))
 
-    def _base(self, block: Block) -> Float[Tensor, "N C"]:
+    def base(self, block: Block) -> Float[Tensor, "N C"]:
+        """Return the log-probabilities that a block is learnt over, by counts that have not seen it."""
         if self._cross is None:
             return self.model.base.read(block.past, block.ids).flatten(0, 1)
         return self._cross.read(block.starts, block.past, block.ids).flatten(0, 1)
@@ -149,6 +168,9 @@ class Student:
         rows = worst.numpy()
         chosen = Targets(**{name: getattr(targets, name)[rows] for name in Targets.__dataclass_fields__})
         class_base = self._class_base(base[worst])
+        if self.model.linear is not None:
+            # what a moved unit is to mend is what the line beside the field leaves.
+            class_base = class_base + self.model.linear(h[worst]).detach()
         wanted = class_targets(chosen, self.model, class_base, self.config.hard)
         self.relocator.offer(h[worst], torch.cat([class_base, wanted], dim=1), losses[worst])
         moved = self.relocator.step(self.model.field, self.optimizer)
@@ -160,6 +182,30 @@ class Student:
             return 0.0
         squares = [p.grad.square().sum() for p in self.model.stage1.parameters() if p.grad is not None]
         return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def parameter_groups(model: FieldModel, config: DistillConfig) -> list[dict[str, Any]]:
+    """Return the optimizer's groups, each with its `share` of the learning rate; what is frozen is in none."""
+    first = [] if model.stage1 is None else [p for p in model.stage1.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for p in model.field.parameters() if p is not model.field.controls],
+            "weight_decay": 0.0,
+            "share": 1.0,
+        },
+        {"params": [model.field.controls], "weight_decay": 0.0, "share": config.control_rate},
+        {
+            "params": [line.weight for line in (model.linear, model.trust) if line is not None],
+            "weight_decay": 0.0,
+            "share": config.linear_rate,
+        },
+        {
+            "params": first,
+            "weight_decay": config.weight_decay,
+            "share": config.table_rate if model.reads_sketches else config.stage1_rate,
+        },
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def rate_fraction(progress: float, step: int) -> float:
