@@ -114,9 +114,7 @@ def judge_greedy(logits, fed, tolerance, usual, likeliest):
 
 @no_type_check
 @njit(cache=True)
-def judge_sampled(
-    logits, fed, uniforms, top_k, temperature, top_p, min_p, tolerance, usual, chosen, likeliest
-):
+def judge_sampled(logits, fed, uniforms, top_k, temperature, top_p, min_p, tolerance, usual, chosen, likeliest):
     """As `judge_greedy`, with ids drawn by a number each; those taken are the first of `chosen`."""
     size = logits.shape[1] - _NEVER
     is_ranked = top_k > 0 or top_p < 1

@@ -52,7 +52,17 @@ def multiply(rows, weight, out, count):
                 to_b[j] = to_b[j] + b0 * v0 + b1 * v1 + b2 * v2 + b3 * v3
                 to_c[j] = to_c[j] + c0 * v0 + c1 * v1 + c2 * v2 + c3 * v3
                 to_d[j] = to_d[j] + d0 * v0 + d1 * v1 + d2 * v2 + d3 * v3
-        for a in range(4 * groups, count):
+        if count % 4 == 2:
+            a, b = count - 2, count - 1
+            a0, a1, a2, a3 = rows[a, k], rows[a, k + 1], rows[a, k + 2], rows[a, k + 3]
+            b0, b1, b2, b3 = rows[b, k], rows[b, k + 1], rows[b, k + 2], rows[b, k + 3]
+            to_a, to_b = out[a], out[b]
+            for j in range(width):
+                v0, v1, v2, v3 = w0[j], w1[j], w2[j], w3[j]
+                to_a[j] = to_a[j] + a0 * v0 + a1 * v1 + a2 * v2 + a3 * v3
+                to_b[j] = to_b[j] + b0 * v0 + b1 * v1 + b2 * v2 + b3 * v3
+        if count % 4 == 1:
+            a = count - 1
             a0, a1, a2, a3 = rows[a, k], rows[a, k + 1], rows[a, k + 2], rows[a, k + 3]
             to_a = out[a]
             for j in range(width):

@@ -45,9 +45,21 @@ def make_scratch(weights: Weights, count: int, slots: int) -> Scratch:
     """Return scratch for passes of up to `count` positions over caches of `slots`."""
     width, vocab_size = weights.head.shape
     longest = max(slots, vocab_size)
-    sizes = (width, width, weights.qkv.shape[2], weights.up.shape[2], width, width, vocab_size)
-    rows = (np.zeros((count + 1, size), dtype=np.float32) for size in sizes)
-    return Scratch(*rows, np.zeros(longest, dtype=np.float32), np.zeros(longest, dtype=np.int32))
+
+    def rows(size: int) -> Float32[np.ndarray, "N size"]:
+        return np.zeros((count + 1, size), dtype=np.float32)
+
+    return Scratch(
+        stream=rows(width),
+        normed=rows(width),
+        qkv=rows(weights.qkv.shape[2]),
+        up=rows(weights.up.shape[2]),
+        mixed=rows(width),
+        hidden=rows(width),
+        logits=rows(vocab_size),
+        scores=np.zeros(longest, dtype=np.float32),
+        bits=np.zeros(longest, dtype=np.int32),
+    )
 
 
 @no_type_check

@@ -50,7 +50,7 @@ class Weights(NamedTuple):
     @property
     def head_dim(self) -> int:
         """K, width of a head."""
-        return self.out.shape[1] // self.num_heads
+        return int(self.out.shape[1]) // self.num_heads
 
 
 _known: "WeakKeyDictionary[nn.Module, tuple[Any, Weights]]" = WeakKeyDictionary()

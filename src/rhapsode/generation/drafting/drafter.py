@@ -109,8 +109,15 @@ class DraftSession:
     def finish(self, ids: list[int], accepted: int, likeliest: Int64[np.ndarray, " C"], num_judged: int) -> None:
         """`learn` and then `add`, in one call. Mutates."""
         steps.finish(
-            self._sources, (self._estimates, self._trials), self._ids, self._length, self._draft,
-            (accepted, num_judged), likeliest, np.array(ids), self.phases,
+            self._sources,
+            (self._estimates, self._trials),
+            self._ids,
+            self._length,
+            self._draft,
+            (accepted, num_judged),
+            likeliest,
+            np.array(ids),
+            self.phases,
         )
         self._length += len(ids)
 

@@ -117,7 +117,7 @@ def make_sharp(
     costs: Float64[np.ndarray, " C"],
     phases: PhaseConfig,
 ) -> Draft:
-    """`make_coherent` for one position less than there are costs, and `sharpen`; a walk ends where the rest cannot pay."""
+    """`make_coherent` for one position less than there are costs, and `sharpen`; a walk ends where no more can pay."""
     enabled = _enabled(phases)
     if phases.coherent != "walk" or not phases.sharpen or not enabled:
         found = make_coherent(sources, estimates, ids, length, len(costs) - 1, phases)
