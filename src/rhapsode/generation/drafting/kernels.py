@@ -152,15 +152,15 @@ def _surest(tables, estimates, ids, length, first, last, keys):
 def walk_as_it_pays(tables, estimates, ids, length, first, last, floor, costs, draft, chances, cells):
     """`walk` for one position less than there are costs, then `best_length`, without the steps that cannot pay.
 
-    A position more costs at least the smallest rise behind it, and brings at most the chance that it is reached.
+    Further positions cost at least the flattest rise from here, and bring at most the chance that they are reached.
     """
     keys = np.empty(len(_ORDERS), dtype=np.uint64)
     most = len(costs) - 1
     size, best_rate, survival, expected = 0, 1.0 / costs[0], 1.0, 1.0
     for place in range(most):
         rise = np.inf
-        for later in range(place, most):
-            rise = min(rise, (costs[most] - costs[later]) / (most - later))
+        for later in range(place + 1, most + 1):
+            rise = min(rise, (costs[later] - costs[place]) / (later - place))
         if place > 0 and survival < best_rate * rise:
             break
         token, best, at = _surest(tables, estimates, ids, length + place, first, last, keys)
