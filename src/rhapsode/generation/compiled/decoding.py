@@ -13,7 +13,7 @@ from rhapsode.generation.compiled.weights import Weights, weights_of
 from rhapsode.generation.config import GenerationConfig
 from rhapsode.generation.drafting.drafter import Drafter
 from rhapsode.generation.sampling import NUM_NEVER_SAMPLED, check_finite
-from rhapsode.generation.speculation import ALONE_TOLERANCE, ExactDecoding
+from rhapsode.generation.speculation import ExactDecoding
 from rhapsode.generation.stepper import Stepper
 from rhapsode.models.contracts import LanguageModel, ModelState
 from rhapsode.models.mixture import Mixture
@@ -67,7 +67,7 @@ class CompiledDecoding(ExactDecoding):
         left, room = self._config.max_new_tokens - len(self._out), self._stepper.room
         most = min(left if room is None else min(left, room), len(self._likeliest)) - 1
         if not self._out or most < 0:
-            # the beginning, also that of a new window of learnt positions, is read by the model itself.
+            # the beginning, also that of a new window of learnt positions.
             ids = self._begin()
         else:
             draft = self._draft(most) if most > 0 and not self._must_be_alone else []
@@ -78,7 +78,7 @@ class CompiledDecoding(ExactDecoding):
         return ids
 
     def _begin(self) -> list[int]:
-        found = self._step_alone(ALONE_TOLERANCE if self._out else 0.0)
+        found = self._step_alone(self._tolerance)
         ids = found.ids if found.certain[0] else [self._ask_plain()]
         self._session.add(ids)
         return ids

@@ -18,6 +18,8 @@ from rhapsode.models.mixture import Mixture
 from rhapsode.ops.rotary import rotary_angles
 
 _NUM_ANGLES = 1024
+# longer ones are read sooner by PyTorch, on all its threads.
+_MOST_AT_FIRST = 128
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class CompiledState:
 class CompiledStepper(Stepper):
     """As `Stepper`, with logits that differ from its own in their last bits; going back costs nothing.
 
-    The model itself reads the beginning, and its keys and values are taken over; then up to `max_count` ids come at
-    once. The cache is written in place: 2 windows of keys and values a layer, whose latest window is moved to the
-    front when they are full.
+    A short beginning is read in pieces; a long one, or one behind a state, by the model itself, whose keys and values
+    are taken over. Later up to `max_count` ids come at once. The cache is written in place: 2 windows of keys and
+    values a layer, whose latest window is moved to the front when they are full.
     """
 
     def __init__(
@@ -86,21 +88,28 @@ class CompiledStepper(Stepper):
         self._step(ids)
         return self._scratch.logits[: len(ids)]
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the beginning was read, so that `compute` can go on."""
-        return isinstance(self._state, CompiledState)
-
     def _run(self, ids: list[int], bundles: Tensor | None) -> Float[Tensor, "N D"]:
-        if not self.is_ready:
+        if self._state is None and len(ids) <= _MOST_AT_FIRST:
             # a beginning, or a new one where learnt positions are used up.
+            self._length, self._state = 0, CompiledState(0, 0)
+            self._cache.ids[: self._context] = 0
+        elif not isinstance(self._state, CompiledState):
             hidden = super()._run(ids, bundles)
             self._take_over(self._state)
             self._logits_found = None
             return hidden
+        # whole groups of four rows take the least time.
+        size = max(1, (len(self._scratch.hidden) - 1) // 4 * 4)
+        parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+        vectors, logits = zip(*[self._read_part(part) for part in parts], strict=True)
+        self._state = CompiledState(self._state.position, len(ids))
+        self._logits_found = torch.cat(logits)
+        return torch.cat(vectors)
+
+    def _read_part(self, ids: list[int]) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N C"]]:
         self._step(ids)
-        self._logits_found = torch.from_numpy(self._scratch.logits[: len(ids)].copy())
-        return torch.from_numpy(self._scratch.hidden[: len(ids)].copy())
+        rows = self._scratch.hidden[: len(ids)].copy(), self._scratch.logits[: len(ids)].copy()
+        return torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
 
     def _step(self, ids: list[int]) -> None:
         self._compute(ids)
