@@ -4,7 +4,7 @@ from time import thread_time
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from rhapsode.generation.choice_kernels import CLOSE, DAMAGED, judge_greedy, judge_sampled
 from rhapsode.generation.choices import USUAL_LOGIT
@@ -105,8 +105,13 @@ class CompiledDecoding(ExactDecoding):
 
     def _judge(self, fed: list[int]) -> tuple[list[int], bool, Int64[np.ndarray, " N"]]:
         """Return the ids chosen, whether the one behind them is too close to call, and the likeliest ids everywhere."""
+        return self._decide(self._steps.compute(fed), fed)
+
+    def _decide(
+        self, logits: Float32[np.ndarray, "N C"], fed: list[int]
+    ) -> tuple[list[int], bool, Int64[np.ndarray, " N"]]:
         config, count = self._config, len(fed)
-        logits, given, likeliest = self._steps.compute(fed), np.array(fed), self._likeliest[:count]
+        given, likeliest = np.array(fed), self._likeliest[:count]
         if config.temperature == 0:
             chosen = likeliest
             taken, ending = judge_greedy(logits, given, self._tolerance, USUAL_LOGIT, likeliest)
@@ -119,6 +124,12 @@ class CompiledDecoding(ExactDecoding):
         if ending == DAMAGED:
             check_finite(torch.from_numpy(logits[taken, NUM_NEVER_SAMPLED:]).max())
         return chosen[:taken].tolist(), ending == CLOSE, likeliest
+
+    def _rehearse(self, count: int) -> float:
+        """Run a pass of `count` positions that leaves no trace, and return its seconds of processor time."""
+        started = thread_time()
+        self._decide(self._steps.probe(count).numpy(), self._out[-1:] * count)
+        return thread_time() - started
 
     def _judge_slowly(self, fed: list[int]) -> tuple[list[int], bool, Int64[np.ndarray, " N"]]:
         """As `_judge`, with memories and a penalty."""
