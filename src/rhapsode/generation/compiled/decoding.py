@@ -71,8 +71,10 @@ class CompiledDecoding(ExactDecoding):
             ids = self._begin()
         else:
             draft = self._draft(most) if most > 0 and not self._must_be_alone else []
+            passes = self.passes
             ids = self._follow(draft)
-            if most > 0:
+            # what a close call takes is no cost of its draft.
+            if most > 0 and self.passes == passes + 1:
                 self._session.costs.observe(len(draft) + 1, thread_time() - started)
         self._take(ids)
         return ids
