@@ -1,17 +1,19 @@
 """Exact parallel decoding beside plain decoding: the same ids, and how much sooner.
 
-    python benchmarks/decoding.py RUN [--prompts 1000] [--identity 10000] [--draws 1000000] [--quick]
+    python benchmarks/decoding.py RUN [--prompts 1000] [--identity 3000] [--draws 1000000] [--quick]
 
 Prompts of six kinds, a sixth of each: training text, validation text, random words of the training text, code, one
 phrase over and over, random ids. Of each prompt the same text is made by `plain` and by `exact`, in turn, the order
 changing, at temperature 0 and 0.8; the drafter is kept from prompt to prompt, as `rhapsode.load` keeps it. The speed-up
 is the ratio of tokens a second of one prompt. A text loops if less than half of its runs of 8 ids are distinct.
 
-Further: more prompts for identity alone; every phase switched; a fresh drafter for every prompt; prompt lookup
-of transformers beside its own plain decoding, on GPT-2 of about the run's shape, trained a little on the same text; and
-sampled ids of a model that sees two ids, against its distribution after each pair.
+Exact decoding has two sources of speed, which are also measured apart: its compiled pass, and the drafts.
 
-Takes about an hour on two cores. Writes results/decoding.json.
+Further: more prompts for identity alone; every phase switched, on fewer prompts; a fresh drafter for every prompt;
+prompt lookup of transformers beside its own plain decoding, on GPT-2 of about the run's shape, trained a little on the
+same text; and sampled ids of a model that sees two ids, against its distribution after each pair.
+
+Takes about ten minutes on two cores. Writes results/decoding.json.
 """
 
 import argparse
@@ -28,12 +30,13 @@ import torch
 
 from _common import write_result
 from rhapsode import api
+from rhapsode.generation.compiled import weights
+from rhapsode.generation.compiled.decoding import build_exact_decoding
 from rhapsode.generation.config import GenerationConfig
 from rhapsode.generation.drafting.config import PhaseConfig
 from rhapsode.generation.drafting.drafter import Drafter
 from rhapsode.generation.drafting.loading import load_drafter
 from rhapsode.generation.engine import Generation, generate
-from rhapsode.generation.speculation import ExactDecoding
 from rhapsode.models.config import ModelConfig
 from rhapsode.models.decoder import build_decoder
 from rhapsode.text.shards import load_token_array
@@ -49,7 +52,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "coherent: viterbi": {"coherent": "viterbi"},
     "sharpen: always 8": {"sharpen": False},
     "refine: off": {"refine": False},
+    "compiled pass alone, no drafts": {"lookup": False, "training": False, "refine": False},
 }
+DRAFTS_ALONE = "drafts alone, passes by PyTorch"
+TEXT_IDS = 250
 CODE = "def {0}({1}):\n    for {2} in {1}:\n        if {2} is None:\n            return "
 GOALS = {"median speed-up, temperature 0, at least": 1.8, "worst group's median speed-up, at least": 0.95}
 
@@ -59,8 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--prompts", type=int, default=1_000)
-    parser.add_argument("--identity", type=int, default=10_000, help="prompts compared in all, those timed included")
-    parser.add_argument("--new-tokens", type=int, default=100)
+    parser.add_argument("--identity", type=int, default=3_000, help="prompts compared in all, those timed included")
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--ablation-prompts", type=int, default=60, help="for each phase, and for the peer")
     parser.add_argument("--draws", type=int, default=1_000_000)
     parser.add_argument("--peer-steps", type=int, default=300)
     parser.add_argument("--threads", type=int, default=2)
@@ -69,17 +76,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.prompts, arguments.identity, arguments.draws = 12, 24, 4_000
-        arguments.peer_steps, arguments.new_tokens = 3, 40
+        arguments.peer_steps, arguments.new_tokens, arguments.ablation_prompts = 3, 40, 6
     torch.set_num_threads(arguments.threads)
     model = api.load(arguments.run, device="cpu")
     rows: list[Row] = []
     for part in (speeds, identity, ablations, peer, distribution):
         started = time.perf_counter()
+        say(f"{part.__name__} ...")
         found = part(model, arguments)
         rows += found
         for row in found:
             print(row)
-        print(f"{part.__name__}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        say(f"{part.__name__}: {time.perf_counter() - started:.0f} s")
     path = write_result(
         arguments.name,
         rows,
@@ -87,12 +95,18 @@ def main() -> None:
         note=f"Batch 1, {arguments.threads} threads, {arguments.prompts} prompts of {PROMPT_IDS} ids, "
         f"{arguments.new_tokens} new ones, a model of {model.decoder.num_parameters():,} parameters with "
         f"{model.tokenizer.vocab_size} ids. Speed-up: median over prompts of tokens a second over those of plain "
-        "decoding of the same prompt, with the 10th and 90th percentile.",
+        "decoding of the same prompt, with the 10th and 90th percentile. Exact decoding is a compiled pass and drafts; "
+        "among the phases are rows of each alone.",
         goals=goals_of(rows),
         threads=arguments.threads,
         peers={"transformers": version("transformers")},
     )
     print(path)
+
+
+def say(text: str) -> None:
+    """Print a line of progress."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def prompts_of(model: api.Model, count: int, seed: int = 0) -> list[tuple[str, np.ndarray]]:
@@ -143,11 +157,14 @@ def pairs(
         for way in (0, 1) if number % 2 else (1, 0):
             found[way] = run(model, prompt, used if way else None, seed=number, **settings)
         plain, exact = found[0], found[1]
+        if number % 100 == 99:
+            say(f"  {number + 1} of {len(prompts)} prompts, temperature {settings['temperature']}")
         yield {
             "group": group,
             "same": plain.ids == exact.ids,
             "loops": loops(plain.ids),
             "plain": plain.tokens_per_s,
+            "exact": exact.tokens_per_s,
             "ratio": exact.tokens_per_s / plain.tokens_per_s,
             "tokens_per_forward": exact.tokens_per_forward,
             "acceptance": exact.acceptance,
@@ -186,6 +203,7 @@ def summarise(rows: Sequence[Row], **keys: Any) -> Row:
         "tokens_per_forward": statistics.fmean(row["tokens_per_forward"] for row in rows),
         "acceptance": statistics.fmean(accepted) if accepted else None,
         "plain_tokens_per_s": statistics.median(row["plain"] for row in rows),
+        "exact_tokens_per_s": statistics.median(row["exact"] for row in rows),
     }
 
 
@@ -215,13 +233,15 @@ def identity(model: api.Model, arguments: argparse.Namespace) -> list[Row]:
         for number, (_, prompt) in enumerate(prompts_of(model, count, seed=1)):
             settings = {"temperature": temperature, "max_new_tokens": 32, "seed": number}
             same += run(model, prompt, None, **settings).ids == run(model, prompt, model.drafter, **settings).ids
+            if number % 500 == 499:
+                say(f"  {same} of {number + 1} identical, temperature {temperature}")
         rows.append({"measure": "identity", "temperature": temperature, "prompts": count, "identical": same})
     return rows
 
 
 def ablations(model: api.Model, arguments: argparse.Namespace) -> list[Row]:
-    """Switch each phase, on the first prompts; and forget between prompts."""
-    prompts = prompts_of(model, max(6, arguments.prompts // 5), seed=2)
+    """Switch each phase, on fewer prompts; forget between prompts; and draft without the compiled pass."""
+    prompts = prompts_of(model, arguments.ablation_prompts, seed=2)
     rows = []
     for temperature in (0.0, 0.8):
         settings = {"temperature": temperature, "max_new_tokens": arguments.new_tokens}
@@ -229,8 +249,14 @@ def ablations(model: api.Model, arguments: argparse.Namespace) -> list[Row]:
             drafter = load_drafter(model.folder, PhaseConfig(**phases))
             found = list(pairs(model, prompts, drafter, **settings))
             rows.append(summarise(found, measure="phases", temperature=temperature, phases=name))
+            say(f"  {name}, temperature {temperature}: {rows[-1]['speed_up']:.2f}")
         found = list(pairs(model, prompts, None, **settings))
         rows.append(summarise(found, measure="phases", temperature=temperature, phases="nothing kept between prompts"))
+        drafter = load_drafter(model.folder)
+        most, weights.MAX_NUMBERS = weights.MAX_NUMBERS, 0
+        found = list(pairs(model, prompts, drafter, **settings))
+        weights.MAX_NUMBERS = most
+        rows.append(summarise(found, measure="phases", temperature=temperature, phases=DRAFTS_ALONE))
     return rows
 
 
@@ -255,7 +281,7 @@ def peer(model: api.Model, arguments: argparse.Namespace) -> list[Row]:
     gpt2.eval()
     gpt2.generation_config.pad_token_id = 0
     found = []
-    for group, prompt in prompts_of(model, max(6, arguments.prompts // 5), seed=2):
+    for group, prompt in prompts_of(model, arguments.ablation_prompts, seed=2):
         results = {}
         for way in (None, 10):
             started = time.perf_counter()
@@ -275,6 +301,7 @@ def peer(model: api.Model, arguments: argparse.Namespace) -> list[Row]:
                 "same": plain == lookup,
                 "loops": loops(plain),
                 "plain": plain_speed,
+                "exact": lookup_speed,
                 "ratio": lookup_speed / plain_speed,
                 "tokens_per_forward": float("nan"),
                 "acceptance": None,
@@ -303,12 +330,22 @@ def distribution(model: api.Model, arguments: argparse.Namespace) -> list[Row]:
         for parameter in small.parameters():
             parameter.normal_(std=0.4, generator=generator)
     for settings in ({"top_k": 0, "top_p": 1.0}, {"top_k": 5, "top_p": 0.9}):
-        config = GenerationConfig(temperature=0.8, max_new_tokens=arguments.draws // 2, **settings)
-        decoding = ExactDecoding(small, [3, 4], config, torch.Generator().manual_seed(1), drafter=Drafter())
-        ids = [3, 4]
-        while len(ids) < arguments.draws // 2 + 2:
-            ids += decoding.step()
-        statistic, freedom = chi_squared(small, np.array(ids), config)
+        config = GenerationConfig(temperature=0.8, max_new_tokens=TEXT_IDS, **settings)
+        drafter, texts = Drafter(), []
+        passes = drafted = accepted = 0
+        for seed in range(-(-arguments.draws // (2 * TEXT_IDS))):
+            generator = torch.Generator().manual_seed(seed)
+            decoding = build_exact_decoding(small, [3, 4], config, generator, drafter=drafter)
+            ids = [3, 4]
+            while len(ids) < TEXT_IDS + 2:
+                ids += decoding.step()
+            texts.append(ids)
+            passes, drafted = passes + decoding.passes, drafted + decoding.drafted
+            accepted += decoding.accepted
+            if seed % 500 == 499:
+                say(f"  {(seed + 1) * TEXT_IDS:,} ids, {settings}")
+        draws = sum(len(ids) - 2 for ids in texts)
+        statistic, freedom = chi_squared(small, texts, config)
         # Wilson and Hilferty 1931: the cube root of chi-squared over its degrees is nearly normal.
         spread = (2 / (9 * freedom)) ** 0.5
         deviations = ((statistic / freedom) ** (1 / 3) - 1 + 2 / (9 * freedom)) / spread
@@ -316,24 +353,25 @@ def distribution(model: api.Model, arguments: argparse.Namespace) -> list[Row]:
             {
                 "measure": "distribution",
                 "filters": str(settings),
-                "draws": len(ids) - 2,
+                "draws": draws,
                 "chi_squared": statistic,
                 "degrees_of_freedom": freedom,
                 "deviations": deviations,
-                "tokens_per_forward": (len(ids) - 2) / decoding.passes,
-                "acceptance": decoding.accepted / max(1, decoding.drafted),
+                "tokens_per_forward": draws / passes,
+                "acceptance": accepted / max(1, drafted),
             }
         )
     return rows
 
 
-def chi_squared(small: Any, ids: np.ndarray, config: GenerationConfig) -> tuple[float, int]:
+def chi_squared(small: Any, texts: list[list[int]], config: GenerationConfig) -> tuple[float, int]:
     """Return the statistic over all pairs of ids, and its degrees of freedom; cells expected below 5 are left out."""
     from rhapsode.generation.sampling import filter_logits
 
     size = small.config.vocab_size
     counts = np.zeros((size, size, size))
-    np.add.at(counts, (ids[:-2], ids[1:-1], ids[2:]), 1)
+    for ids in map(np.array, texts):
+        np.add.at(counts, (ids[:-2], ids[1:-1], ids[2:]), 1)
     statistic, freedom = 0.0, 0
     for first in range(2, size):
         for second in range(2, size):

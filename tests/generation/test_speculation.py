@@ -10,6 +10,8 @@ import torch
 
 from rhapsode.errors import StateError
 from rhapsode.generation import Generation, GenerationConfig, generate
+from rhapsode.generation.compiled import weights
+from rhapsode.generation.compiled.decoding import build_exact_decoding
 from rhapsode.generation.drafting.config import PhaseConfig
 from rhapsode.generation.drafting.drafter import Drafter, DraftSession
 from rhapsode.generation.drafting.phases import Draft
@@ -31,6 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sliding": {"mix": "sliding sliding attention", "num_layers": 3, "attention": {"window": 5}},
     "learned": {"attention": {"positions": "learned"}},
     "ngrams": {"hashed_ngrams": {"num_buckets": 64, "orders": (2, 3, 4), "dim": 8}},
+    "recurrent": {"mix": "gla attention"},
     "gpt": {"embed": "table", "predict": "tied", "attention": {"positions": "learned"}, "embed_norm": False},
 }
 
@@ -109,6 +112,16 @@ def test_exact_gives_the_ids_of_plain_whatever_is_drafted(make_model: MakeModel,
             assert exact.tokens_per_forward <= 1
     exact = run(model, Drafter(), **SAMPLERS[sampler])
     assert exact.ids == plain.ids
+
+
+@pytest.mark.parametrize("recipe", ["attention", "learned", "ngrams"])
+@pytest.mark.parametrize("sampler", ["greedy", "penalty", "sampled"])
+def test_exact_gives_the_ids_of_plain_by_pytorch_too(
+    make_model: MakeModel, recipe: str, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # no model is small enough for the compiled pass.
+    monkeypatch.setattr(weights, "MAX_NUMBERS", 0)
+    test_exact_gives_the_ids_of_plain_whatever_is_drafted(make_model, recipe, sampler)
 
 
 @pytest.mark.parametrize("phases", [{}, {"coherent": "viterbi"}, {"sharpen": False}, {"coherent": "none"}])
@@ -208,7 +221,7 @@ def test_sampled_ids_have_the_models_distribution(make_model: MakeModel, sampler
     counts: dict[int, np.ndarray] = {}
     accepted = 0
     for seed in range(700):
-        decoding = ExactDecoding(model, prompt, config, torch.Generator().manual_seed(seed), drafter=drafter)
+        decoding = build_exact_decoding(model, prompt, config, torch.Generator().manual_seed(seed), drafter=drafter)
         first, second = [*decoding.step(), *decoding.step()][:2]
         counts.setdefault(first, np.zeros(257))[second - 2] += 1
         accepted += decoding.accepted
@@ -272,11 +285,12 @@ def test_a_prepared_state_of_the_decoder_stands_before_the_prompt(make_model: Ma
     config = GenerationConfig(temperature=0, max_new_tokens=12)
     whole = PlainDecoding(model, [1, 50, 60, 70, 80], config, torch.Generator())
     wanted = [whole.step()[0] for _ in range(12)]
-    decoding = ExactDecoding(model, [80], config, torch.Generator(), context=state, drafter=Drafter())
-    found: list[int] = []
-    while len(found) < 12:
-        found += decoding.step()
-    assert found == wanted
+    for build in (ExactDecoding, build_exact_decoding):
+        decoding = build(model, [80], config, torch.Generator(), context=state, drafter=Drafter())
+        found: list[int] = []
+        while len(found) < 12:
+            found += decoding.step()
+        assert found[:12] == wanted
 
 
 def test_a_damaged_model_is_an_error_of_exact_decoding_too(make_model: MakeModel) -> None:

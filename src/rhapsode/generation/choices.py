@@ -20,7 +20,7 @@ from rhapsode.generation.sampling import (
 )
 
 # what logits are bounded by in most recipes; rounding grows with them.
-_USUAL_LOGIT = 15.0
+USUAL_LOGIT = 15.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _choose_likeliest(allowed: Float[Tensor, "N C"], tolerance: float) -> Choice
         return Choices(ids, [True] * len(ids), ids)
     two = allowed.topk(min(2, allowed.shape[-1]), dim=-1).values
     gap = two[:, 0] - two[:, -1] if two.shape[-1] > 1 else torch.full_like(best, torch.inf)
-    return Choices(ids, (gap > tolerance * (best.abs() / _USUAL_LOGIT).clamp(min=1)).tolist(), ids)
+    return Choices(ids, (gap > tolerance * (best.abs() / USUAL_LOGIT).clamp(min=1)).tolist(), ids)
 
 
 def _draw_certain(
@@ -113,7 +113,7 @@ def _draw_certain(
     at = np.empty(len(uniforms), dtype=np.int64)
     certain = np.empty(len(uniforms), dtype=np.bool_)
     edges = (kept, is_ranked, config.temperature, config.top_p, config.min_p)
-    decide(values.numpy(), *edges, uniforms, tolerance, _USUAL_LOGIT, at, certain)
+    decide(values.numpy(), *edges, uniforms, tolerance, USUAL_LOGIT, at, certain)
     likeliest = _name(values.argmax(dim=-1, keepdim=True), names)
     return Choices(_name(torch.from_numpy(at)[:, None], names), certain.tolist(), likeliest)
 

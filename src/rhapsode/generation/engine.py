@@ -10,10 +10,11 @@ import torch
 
 from rhapsode.errors import UserError
 from rhapsode.generation.assembly import TextAssembler
+from rhapsode.generation.compiled.decoding import build_exact_decoding
 from rhapsode.generation.config import GenerationConfig
 from rhapsode.generation.drafting.drafter import Drafter
 from rhapsode.generation.prompt import Prompt, PromptIds, encode_prompt
-from rhapsode.generation.speculation import DraftDecoding, ExactDecoding, PlainDecoding
+from rhapsode.generation.speculation import DraftDecoding, PlainDecoding
 from rhapsode.models.contracts import LanguageModel, ModelState
 from rhapsode.models.mixture import Mixture
 from rhapsode.text.tokenizer import Tokenizer
@@ -119,10 +120,10 @@ class Stream(Iterator[Chunk]):
         generator = torch.Generator().manual_seed(self.seed)
         what = (model, prompt.ids.tolist(), config, generator, parts.mixture, parts.context)
         if config.decode == "plain":
-            self._decoding = PlainDecoding(*what)
+            self._decoding: PlainDecoding = PlainDecoding(*what)
         else:
-            kind = ExactDecoding if config.decode == "exact" else DraftDecoding
-            self._decoding = kind(*what, drafter=parts.drafter or Drafter())
+            build = build_exact_decoding if config.decode == "exact" else DraftDecoding
+            self._decoding = build(*what, drafter=parts.drafter or Drafter())
         self._started = started
         self._first_token_s = 0.0
         self._chunks = self._run()

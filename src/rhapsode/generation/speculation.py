@@ -30,6 +30,7 @@ from rhapsode.models.mixture import Mixture
 # several positions had written.
 TOGETHER_TOLERANCE = {"greedy": 1e-3, "sampled": 1e-4}
 ALONE_TOLERANCE = 1e-5
+_NUM_DRAWN = 32
 
 
 class PlainDecoding:
@@ -83,12 +84,15 @@ class PlainDecoding:
         return self._choose(self._stepper.feed(fed)[None], fed[-1:], tolerance)
 
     def _choose(self, logits: Float[Tensor, "N C"], fed: list[int], tolerance: float, start: int = 0) -> Choices:
-        uniforms: list[float] = []
-        if self._config.temperature > 0:
-            while len(self._uniforms) < start + len(logits):
-                self._uniforms.append(float(torch.rand((), generator=self._generator, dtype=torch.float64)))
-            uniforms = [self._uniforms[start + place] for place in range(len(logits))]
+        uniforms = self._numbers(start, len(logits)) if self._config.temperature > 0 else []
         return choose(logits, self._config, uniforms, self._seen, fed, tolerance)
+
+    def _numbers(self, start: int, count: int) -> list[float]:
+        """Return the numbers that decide the next positions, from the one number `start`."""
+        while len(self._uniforms) < start + count:
+            # drawn together they are the same as one by one, and sooner there.
+            self._uniforms += torch.rand(_NUM_DRAWN, generator=self._generator, dtype=torch.float64).tolist()
+        return [self._uniforms[place] for place in range(start, start + count)]
 
     def _take(self, ids: list[int]) -> None:
         self._out += ids

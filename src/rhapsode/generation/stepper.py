@@ -84,13 +84,12 @@ class Stepper:
         """
         hidden = self._advance(list(ids))
         # only the last position is worth a product with the head.
-        logits = self._model.logits(hidden[-1]).cpu()
-        return self._mix(logits, len(self._fed) - 1)
+        return self._mix(self._logits(hidden[-1:])[0], len(self._fed) - 1)
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> Float[Tensor, "N C"]:
         """Read `ids` as `feed` does and return the model's own logits after each; `mix` adds what memories say."""
-        return self._model.logits(self._advance(list(ids))).cpu()
+        return self._logits(self._advance(list(ids)))
 
     @torch.inference_mode()
     def probe(self, count: int) -> Float[Tensor, "N C"]:
@@ -108,8 +107,7 @@ class Stepper:
         drop = len(self._fed) - keep
         if drop == 0:
             return
-        assert self._state is not None
-        self._state = self._model.rewind(self._state, self._state.added - drop)
+        self._go_back(drop)
         self._fed = self._fed[:keep]
         self._vectors = self._vectors[:keep]
         self._memories = self._memories[: keep + 1]
@@ -132,14 +130,27 @@ class Stepper:
             self._tail = [*self._tail, *ids][-2 * self._limit :]
             if self._state is not None and self._state.position + count > self._limit:
                 self._state, ids = None, self._tail[-(self._limit // 2) :]
-        read = torch.tensor([ids], device=self._device)
-        hidden, self._state = self._model.hidden(read, self._state, bundles=bundles)
-        hidden = hidden[0, -count:]
+        hidden = self._run(ids, bundles)[-count:]
         # of what went into bundles there are no vectors, and memories hear nothing.
         self._fed = self._fed[-len(hidden) :]
         if self._mixture is not None:
             self._vectors = hidden.float().cpu().numpy()
         return hidden
+
+    def _run(self, ids: list[int], bundles: Tensor | None) -> Float[Tensor, "N D"]:
+        """Run the model over `ids` from its state."""
+        read = torch.tensor([ids], device=self._device)
+        hidden, self._state = self._model.hidden(read, self._state, bundles=bundles)
+        return hidden[0]
+
+    def _logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N C"]:
+        """Return the logits for vectors of the last `_run`."""
+        return self._model.logits(hidden).cpu()
+
+    def _go_back(self, drop: int) -> None:
+        """Forget the last `drop` ids of the last `_run`."""
+        assert self._state is not None
+        self._state = self._model.rewind(self._state, self._state.added - drop)
 
     def _settle(self) -> None:
         """Move the memories past the ids of the last call, and keep only where they are then."""

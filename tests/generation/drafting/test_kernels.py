@@ -122,3 +122,21 @@ def test_estimates_move_towards_what_was_accepted() -> None:
     assert estimates.flatten()[5] > 0.95
     assert estimates.flatten()[9] < 0.05
     assert (np.delete(estimates.flatten(), [5, 9]) == 0.5).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_walk_that_ends_where_nothing_pays_finds_the_best_length(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    text = rng.integers(0, 5, 400).tolist()
+    tables = tables_of(text[:200], text[200:], [0])
+    estimates = rng.random((3, len(ORDERS), kernels.NUM_BUCKETS)) ** 0.3
+    costs = np.concatenate([[1.0], 1.0 + np.cumsum(rng.random(12) * 0.4)])
+    draft, chances, cells = np.zeros((2, 12), np.int64), np.zeros((2, 12)), np.zeros((2, 12), np.int64)
+    ids = np.zeros(60, dtype=np.int64)
+    ids[:40] = text[100:140]
+    size = kernels.walk(tables, estimates, ids, 40, 0, 3, 12, 0.02, draft[0], chances[0], cells[0])
+    wanted = kernels.best_length(chances[0, :size], costs)
+    found = kernels.walk_as_it_pays(tables, estimates, ids, 40, 0, 3, 0.02, costs, draft[1], chances[1], cells[1])
+    assert found == wanted
+    assert draft[1, :found].tolist() == draft[0, :found].tolist()
+    assert cells[1, :found].tolist() == cells[0, :found].tolist()

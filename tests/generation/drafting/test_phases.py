@@ -68,3 +68,27 @@ def test_a_session_follows_its_text_and_the_next_one_knows_what_was_chosen() -> 
     session.add([7, 8, 1, 2, 3])
     assert session.fill(3) == [7, 8, 1]
     assert drafter.begin(np.array([5, 1, 2, 3]), 50).fill(1) == [7]
+
+
+@pytest.mark.parametrize("phases", [{}, {"lookup": False}, {"refine": False}])
+def test_learning_in_one_call_is_learning_and_going_on(phases: dict[str, bool]) -> None:
+    found = []
+    for at_once in (True, False):
+        drafter = Drafter(None, PhaseConfig(**phases))
+        drafter.costs.calibrate(lambda count: 1e-3 * (1 + 0.05 * count), 8)
+        session = drafter.begin(np.array([1, 2, 3, 4, 5] * 3), 80)
+        rng = np.random.default_rng(0)
+        drafts = []
+        for _ in range(12):
+            draft = session.draft(6)
+            right = int(rng.integers(0, len(draft) + 1))
+            new = [*draft[:right], int(rng.integers(0, 6))]
+            choices = rng.integers(0, 6, len(draft) + 1)
+            if at_once:
+                session.finish(new, right, choices, len(draft))
+            else:
+                session.learn(right, choices.tolist(), len(draft))
+                session.add(new)
+            drafts.append(draft)
+        found.append((drafts, session._estimates.tolist(), drafter.choices.ids.tolist()))
+    assert found[0] == found[1]

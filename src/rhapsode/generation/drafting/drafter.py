@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Integer
+from jaxtyping import Float64, Int64, Integer
 
 from rhapsode.generation.drafting import phases as steps
 from rhapsode.generation.drafting.config import PhaseConfig
@@ -90,8 +90,8 @@ class DraftSession:
         if most < 1:
             found = Draft(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
         else:
-            found = steps.make_coherent(self._sources, self._estimates, self._ids, self._length, most, self.phases)
-            found = steps.sharpen(found, self.costs.costs(most + 1), self.phases)
+            costs = self.costs.costs(most + 1)
+            found = steps.make_sharp(self._sources, self._estimates, self._ids, self._length, costs, self.phases)
         self._draft = found
         drafted: list[int] = found.ids.tolist()
         return drafted
@@ -105,6 +105,21 @@ class DraftSession:
         )
         drafted: list[int] = found.ids.tolist()
         return drafted
+
+    def finish(self, ids: list[int], accepted: int, likeliest: Int64[np.ndarray, " C"], num_judged: int) -> None:
+        """`learn` and then `add`, in one call. Mutates."""
+        steps.finish(
+            self._sources,
+            (self._estimates, self._trials),
+            self._ids,
+            self._length,
+            self._draft,
+            (accepted, num_judged),
+            likeliest,
+            np.array(ids),
+            self.phases,
+        )
+        self._length += len(ids)
 
     def learn(self, accepted: int, choices: list[int], num_judged: int) -> None:
         """Learn from the last draft: `accepted` of its ids were right. Call before `add`. Mutates.

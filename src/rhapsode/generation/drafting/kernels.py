@@ -125,18 +125,54 @@ def walk(tables, estimates, ids, length, first, last, max_draft, floor, draft, c
     keys = np.empty(len(_ORDERS), dtype=np.uint64)
     survival = 1.0
     for place in range(max_draft):
-        num_orders = hash_contexts(ids, length + place, keys)
-        token, best, at = np.int64(-1), 0.0, np.int64(-1)
-        for source in range(first, last):
-            one = look_up(tables, estimates, keys, num_orders, source)
-            if one[0] >= 0 and one[1] > best:
-                token, best, at = one
+        token, best, at = _surest(tables, estimates, ids, length + place, first, last, keys)
         survival *= best
         if token < 0 or survival < floor:
             return place
         draft[place], chances[place], cells[place] = token, best, at
         ids[length + place] = token
     return max_draft
+
+
+@no_type_check
+@njit(cache=True)
+def _surest(tables, estimates, ids, length, first, last, keys):
+    """Return the surest cell of several sources after ids[:length]; see `look_up`."""
+    num_orders = hash_contexts(ids, length, keys)
+    token, best, at = np.int64(-1), 0.0, np.int64(-1)
+    for source in range(first, last):
+        one = look_up(tables, estimates, keys, num_orders, source)
+        if one[0] >= 0 and one[1] > best:
+            token, best, at = one
+    return token, best, at
+
+
+@no_type_check
+@njit(cache=True)
+def walk_as_it_pays(tables, estimates, ids, length, first, last, floor, costs, draft, chances, cells):
+    """`walk` for one position less than there are costs, then `best_length`, without the steps that cannot pay.
+
+    Further positions cost at least the flattest rise from here, and bring at most the chance that they are reached.
+    """
+    keys = np.empty(len(_ORDERS), dtype=np.uint64)
+    most = len(costs) - 1
+    size, best_rate, survival, expected = 0, 1.0 / costs[0], 1.0, 1.0
+    for place in range(most):
+        rise = np.inf
+        for later in range(place + 1, most + 1):
+            rise = min(rise, (costs[later] - costs[place]) / (later - place))
+        if place > 0 and survival < best_rate * rise:
+            break
+        token, best, at = _surest(tables, estimates, ids, length + place, first, last, keys)
+        survival *= best
+        if token < 0 or survival < floor:
+            break
+        draft[place], chances[place], cells[place] = token, best, at
+        ids[length + place] = token
+        expected += survival
+        if expected / costs[place + 1] > best_rate:
+            size, best_rate = place + 1, expected / costs[place + 1]
+    return size
 
 
 @no_type_check
@@ -174,6 +210,21 @@ def learn_choices(table, ids, length, choices, num_choices):
         prefix = length - num_choices + 1 + place
         for order in range(hash_contexts(ids, prefix, keys)):
             put(table, keys[order], choices[place], True)
+
+
+@no_type_check
+@njit(cache=True)
+def finish(
+    tables, estimates, trials, ids, length, draft, cells, accepted, judged, choices, new, refines, indexes, decay
+):
+    """Learn from a verified draft, and go on with the ids that came of it; see `phases.finish`."""
+    settle(estimates, trials, cells, accepted, min(len(draft), judged, accepted + 1), decay)
+    if refines:
+        ids[length : length + len(choices) - 1] = draft[: len(choices) - 1]
+        learn_choices(tables[1], ids, length + len(choices) - 1, choices, len(choices))
+    ids[length : length + len(new)] = new
+    if indexes:
+        learn(tables[0], ids, length, length + len(new), True)
 
 
 @no_type_check

@@ -109,6 +109,46 @@ def sharpen(draft: Draft, costs: Float64[np.ndarray, " N_plus_1"], phases: Phase
     return _cut(draft, kernels.best_length(draft.chances, costs)) if len(draft.ids) else draft
 
 
+def make_sharp(
+    sources: Sources,
+    estimates: np.ndarray,
+    ids: Int64[np.ndarray, " N"],
+    length: int,
+    costs: Float64[np.ndarray, " C"],
+    phases: PhaseConfig,
+) -> Draft:
+    """`make_coherent` for one position less than there are costs, and `sharpen`; a walk ends where no more can pay."""
+    enabled = _enabled(phases)
+    if phases.coherent != "walk" or not phases.sharpen or not enabled:
+        found = make_coherent(sources, estimates, ids, length, len(costs) - 1, phases)
+        return sharpen(found, costs, phases)
+    draft = _empty(len(costs) - 1)
+    bounds = (enabled[0], enabled[-1] + 1)
+    arrays = (costs, draft.ids, draft.chances, draft.cells)
+    return _cut(draft, kernels.walk_as_it_pays(sources, estimates, ids, length, *bounds, _FLOOR, *arrays))
+
+
+def finish(
+    sources: Sources,
+    learnt: tuple[np.ndarray, np.ndarray],
+    ids: Int64[np.ndarray, " N"],
+    length: int,
+    draft: Draft,
+    counts: tuple[int, int],
+    choices: Int64[np.ndarray, " C"],
+    new: Int64[np.ndarray, " K"],
+    phases: PhaseConfig,
+) -> None:
+    """`settle` and `refine` a verified draft, put the new ids behind ids[:length], and `encode_context` them. Mutates.
+
+    Args:
+        learnt: estimates and trials.
+        counts: drafted ids that were accepted, and those that were judged.
+    """
+    switches = (phases.refine, phases.lookup)
+    kernels.finish(sources, *learnt, ids, length, draft.ids, draft.cells, *counts, choices, new, *switches, _DECAY)
+
+
 def refine(
     sources: Sources, ids: Int64[np.ndarray, " N"], length: int, choices: Int64[np.ndarray, " C"], phases: PhaseConfig
 ) -> None:
