@@ -145,6 +145,22 @@ def test_a_reload_predicts_bit_for_bit_the_same(tmp_path: Path, gate: str, kind:
         assert again.state_dict()[name].dtype == value.dtype
 
 
+def test_a_saved_field_is_read_by_the_package_of_its_format(tmp_path: Path) -> None:
+    field = LargeField(5, 7, make_config(gate="ball"))
+    save_field(field, tmp_path / "field.safetensors")
+    found = load_file(tmp_path / "field.safetensors")
+    assert found.keys() == field.state_dict().keys()
+    for name, value in field.state_dict().items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+
+
+def test_a_field_with_all_units_active_looks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = Field(5, 7, make_config(num_active=50))
+    monkeypatch.setattr(field, "search", None)
+    assert field.explain(draw(3, 5)).ids.tolist() == [list(range(50))] * 3
+
+
 def test_files_that_are_no_fields_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "field.safetensors"
     with pytest.raises(UserError, match="must be a file"):

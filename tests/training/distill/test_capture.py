@@ -272,7 +272,7 @@ def test_a_disk_that_fills_leaves_what_is_whole(
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"top_k": 0}, "distill.top_k must lie between 1"), ({"top_k": 500}, "teacher's vocabulary 259; got 500")],
+    [({"top_k": 0}, "training.top_k must lie between 1"), ({"top_k": 500}, "teacher's vocabulary 259; got 500")],
 )
 def test_wrong_settings_are_refused(
     teacher: DecoderTeacher, tmp_path: Path, settings: dict[str, Any], message: str
