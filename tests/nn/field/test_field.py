@@ -1,5 +1,6 @@
 """A field as a head: shapes, starts, gradients, search, files."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -200,3 +201,9 @@ def test_files_that_are_no_fields_are_refused(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_config(**changes)
+
+
+def test_without_faiss_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"must have the package faiss-cpu; it is not installed\. Run: pip install"):
+        Field(5, 7, make_config(search="index"))(draw(3, 5))

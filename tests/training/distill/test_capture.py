@@ -21,7 +21,7 @@ from rhapsode.training.distill.capture import (
     run_capture,
 )
 from rhapsode.training.distill.decoder_teacher import DecoderTeacher
-from rhapsode.training.distill.shards import Capture, read_spec, shard_paths, to_float16
+from rhapsode.training.distill.shards import Capture, read_spec, shard_paths, to_float16, write_shard, write_spec
 from rhapsode.training.distill.streams import StreamSlice
 from rhapsode.training.distill.teacher import Reading
 
@@ -161,6 +161,26 @@ def test_a_shard_of_another_teacher_is_an_error(teacher: DecoderTeacher, tmp_pat
     write_json(header, {**read_json(header), "teacher": "0" * 64})
     with pytest.raises(StateError, match="must be of the teacher of this capture"):
         Capture(tmp_path / "c")
+
+
+def test_a_shard_of_other_settings_and_a_folder_that_cannot_be_are_errors(
+    teacher: DecoderTeacher, tmp_path: Path
+) -> None:
+    tokens = make_tokens()
+    plan = make_plan(teacher, tokens, tmp_path / "c", streams=("hidden",))
+    run_capture(teacher, tokens, plan)
+    begin, end = plan.spec.bounds(1)
+    for width, message in (
+        (plan.spec.width + 1, "must hold float16 features of"),
+        (plan.spec.width, "must be a shard"),
+    ):
+        features = np.zeros((end - begin, width), dtype=np.float16)
+        write_shard(tmp_path / "c", 1, teacher.fingerprint, {"features": features}, {})
+        with pytest.raises(StateError, match=message):
+            Capture(tmp_path / "c")
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match=r"must be writable; got: Not a directory\. Choose another --cache"):
+        write_spec(tmp_path / "file" / "c", plan.spec)
 
 
 def test_a_capture_of_something_else_is_an_error(teacher: DecoderTeacher, tmp_path: Path) -> None:
