@@ -260,3 +260,14 @@ def test_bad_counts(text: str) -> None:
         UserError, match=rf"^--params must be a positive count such as 300k, 5M or 1\.5B; got {text}\.$"
     ):
         parse_count(text, "--params")
+
+
+def test_none_is_a_word_where_it_can_be_chosen() -> None:
+    class Choice(Config):
+        kind: Literal["none", "some"] = "some"
+        number: int | None = 3
+
+    settings = parse_overrides(["kind=none", "number=none"])
+    assert build_config(Choice, settings) == Choice(kind="none", number=None)
+    with pytest.raises(UserError, match="kind must be 'none' or 'some'; got 3"):
+        build_config(Choice, {"kind": 3})

@@ -8,9 +8,9 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rhapsode.errors import UserError, unknown_name
 
@@ -21,6 +21,19 @@ class Config(BaseModel):
     """Base of every settings class: immutable, and an unknown setting is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_may_be_a_word(cls, values: Any) -> Any:
+        """`--set x=none` means no value, but where `none` is one of the words to choose from, it means that."""
+        if not isinstance(values, Mapping):
+            return values
+        choices = {name: get_args(f.annotation) for name, f in cls.model_fields.items() if _is_literal(f.annotation)}
+        return {n: "none" if v is None and "none" in choices.get(n, ()) else v for n, v in values.items()}
+
+
+def _is_literal(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal
 
 
 def build_config(config_class: type[ConfigT], values: Mapping[str, Any], path: str = "") -> ConfigT:

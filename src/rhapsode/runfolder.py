@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ from rhapsode.errors import StateError, UserError
 FORMAT_VERSION = 1
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Write `data` so that `path` holds either its old content or all of the new, even after a crash.
 
     The bytes go to a neighbour file, are forced to disk, and are renamed into place; then the folder
     entry itself is forced to disk.
+
+    Args:
+        data: all of it, or its parts one after another, so that a large file is never in memory twice.
 
     Raises:
         StateError: if the folder cannot be written or the disk is full; the old content is intact.
@@ -40,7 +43,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -146,6 +146,25 @@ def test_a_pass_in_bfloat16_ranked_again_finds_the_same_units(gate: str) -> None
     assert float((exact == found).double().mean()) > 0.98
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.1])
+@pytest.mark.parametrize("k", [1, 8])
+@pytest.mark.parametrize("gate", GATES)
+def test_a_pass_in_bfloat16_misses_few_units_of_many_and_none_for_a_mean(gate: str, k: int, spread: float) -> None:
+    generator = torch.Generator().manual_seed(k)
+    normals = torch.nn.functional.normalize(torch.randn(20_000, 64, generator=generator))
+    mean = torch.randn(64, generator=generator)
+    # a few of very many planes, and points far from the origin: what rounding to eight bits loses.
+    centres = mean + spread * torch.randn(20_000, 64, generator=generator)
+    x = mean + spread * torch.randn(64, 64, generator=generator)
+    tables = normals, -(normals * centres).sum(1), None if gate == "slab" else centres
+    wide = [None if table is None else table.double() for table in tables]
+    exact = select_exact(x.double(), wide[0], wide[1], wide[2], gate, k)
+    found = select_reranked(x, *tables, gate, k)
+    kept = (exact.unsqueeze(2) == found.unsqueeze(1)).any(2)
+    # with 4K candidates and the mean left in, a tenth to two thirds of the planes were found.
+    assert float(kept.double().mean()) >= 0.99
+
+
 @pytest.mark.parametrize("blend", BLENDS)
 def test_blend_weights_sum_to_one_and_favour_the_nearest(blend: str) -> None:
     energy = torch.rand(20, 6, generator=torch.Generator().manual_seed(0)) * 4

@@ -136,6 +136,26 @@ def test_very_large_and_very_small_numbers_are_scaled() -> None:
     assert field.score(X * [1e200, 1e-200], X[:, 0] * 1e150) > 0.9
 
 
+@pytest.mark.parametrize("gate", ["slab", "ball", "product"])
+def test_inputs_far_outside_have_finite_predictions(gate: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 2))
+    field = FieldRegressor(gate=gate, max_epochs=1, random_state=0).fit(X, X[:, 0] ** 2)
+    assert np.isfinite(field.predict([[1e300, -1e300], [1e160, 0.0]])).all()
+    classes = FieldClassifier(gate=gate, max_epochs=1, random_state=0).fit(X, X[:, 0] > 0)
+    assert np.allclose(classes.predict_proba([[1e300, -1e300]]).sum(), 1)
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_a_stream_keeps_its_number_of_targets(first: int, then: int) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 2))
+    for field in (FieldRegressor(max_epochs=1).fit(X, y[:, :first]), FieldRegressor().partial_fit(X, y[:, :first])):
+        with pytest.raises(UserError, match=rf"y must have {first} columns, as it had; got {then}. Use fit"):
+            field.partial_fit(X, y[:, :then])
+        assert field.predict(X).shape == (30, first)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -154,12 +174,22 @@ def test_very_large_and_very_small_numbers_are_scaled() -> None:
         ({"forgetting": 0.0}, r"forgetting must lie in \(0, 1\]; got 0.0"),
         ({"replay": -1}, r"replay must be at least 0"),
         ({"warmup": 0}, r"warmup must be at least 1"),
+        ({"num_units": "many"}, r"num_units must be 'auto' or a whole number; got 'many'. The default is auto."),
+        ({"num_active": None}, r"num_active must be 'auto' or a whole number; got None"),
+        ({"num_units": 2.5}, r"field.num_units must be a valid integer"),
+        ({"learning_rate": np.inf}, r"learning_rate must be a finite number; got inf. The default is 0.01."),
+        ({"learning_rate": "fast"}, r"learning_rate must be a finite number; got 'fast'"),
+        ({"forgetting": True}, r"forgetting must be a finite number; got True"),
+        ({"max_epochs": 1.5}, r"max_epochs must be a whole number; got 1.5"),
+        ({"relocate": "no"}, r"relocate must be True or False; got 'no'"),
+        ({"linear": 1}, r"linear must be True or False; got 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     X = np.random.default_rng(0).normal(size=(30, 2))
     with pytest.raises(UserError, match=message):
-        FieldRegressor(**settings).fit(X, X[:, 0])
+        # by name, since the types of the constructor are checked in tests.
+        FieldRegressor().set_params(**settings).fit(X, X[:, 0])
 
 
 def test_classes_are_known_from_the_start_of_a_stream() -> None:
@@ -170,6 +200,8 @@ def test_classes_are_known_from_the_start_of_a_stream() -> None:
     field = FieldClassifier(random_state=0, max_epochs=1).partial_fit(X, y, classes=[0, 1])
     with pytest.raises(UserError, match="y must hold classes named before; got 2"):
         field.partial_fit(X, y + 1)
+    with pytest.raises(UserError, match="classes must hold at least two classes; got 1 class"):
+        FieldClassifier().partial_fit(X, np.zeros(30), classes=[0])
     with pytest.raises(UserError, match="y must hold at least two classes; got 1 class"):
         FieldClassifier().fit(X, np.zeros(30))
 
@@ -179,6 +211,9 @@ def test_the_scaler_is_scikit_learns() -> None:
     found = Scaler(torch.tensor(X))
     assert np.allclose(found(torch.tensor(X)).numpy(), StandardScaler().fit_transform(X))
     assert np.allclose(found.invert(found(torch.tensor(X))).numpy(), X)
+    # the distance between these two is past float64.
+    far = torch.tensor([[1.7e308], [-1.7e308]], dtype=torch.float64)
+    assert torch.allclose(Scaler(far)(far), far.sign())
 
 
 def test_the_base_goes_on_as_if_it_had_seen_everything() -> None:

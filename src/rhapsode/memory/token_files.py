@@ -34,7 +34,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise StateError(f"{path} must be readable; got: {error.strerror}.") from None
     except SafetensorError as error:
-        raise StateError(f"{path} must be a safetensors file; got: {error}.") from None
+        raise StateError(f"{path} must be a safetensors file; got: {error}. Make it anew.") from None
     if set(arrays) != set(names):
         raise StateError(f"{path} must hold {', '.join(names)}; got {', '.join(sorted(arrays)) or 'nothing'}.")
     return arrays

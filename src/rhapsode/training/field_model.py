@@ -72,6 +72,11 @@ class FieldModel:
         best = min(range(len(starts)), key=lambda i: reports[i].held_out)
         return starts[best]
 
+    @property
+    def num_targets(self) -> int:
+        """V."""
+        return len(self.scale_y.mean)
+
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "S D"]) -> Float[Tensor, "S V"]:
         """Predict."""

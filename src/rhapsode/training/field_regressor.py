@@ -1,5 +1,9 @@
 """A field of local-linear units as scikit-learn estimators: fit, partial_fit, predict, score."""
 
+import inspect
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +26,29 @@ _AUTO_GATES = ("slab", "ball", "product")
 _AUTO_SHARINGS = {"slab": [1.0], "ball": [0.1, 0.4, 1.0], "product": [0.1, 0.4, 1.0]}
 # samples for each unit, and the most units, where the number is left to the data.
 _SAMPLES_PER_UNIT, _MAX_UNITS = 8, 32
+_KINDS: dict[type, str] = {Real: "a finite number", Integral: "a whole number", bool: "True or False"}
+# what a setting is, the rule for it, and whether a value keeps to it.
+_RULES: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
+    "learning_rate": (Real, "be positive", lambda value: value > 0),
+    "max_epochs": (Integral, "be at least 0", lambda value: value >= 0),
+    "solve_every": (Integral, "be at least 0", lambda value: value >= 0),
+    "batch_size": (Integral, "be at least 1", lambda value: value >= 1),
+    "weight_decay": (Real, "be at least 0", lambda value: value >= 0),
+    "validation": (Real, "lie between 0 and 1", lambda value: 0 < value < 1),
+    "patience": (Integral, "be at least 1", lambda value: value >= 1),
+    "online_rate": (Real, "lie in [0, 1]", lambda value: 0 <= value <= 1),
+    "forgetting": (Real, "lie in (0, 1]", lambda value: 0 < value <= 1),
+    "replay": (Integral, "be at least 0", lambda value: value >= 0),
+    "warmup": (Integral, "be at least 1", lambda value: value >= 1),
+    "linear": (bool, "", lambda value: True),
+    "relocate": (bool, "", lambda value: True),
+}
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    if kind is bool or isinstance(value, (bool, np.bool_)):
+        return kind is bool and isinstance(value, (bool, np.bool_))
+    return isinstance(value, kind) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 class _FieldEstimator(BaseEstimator):  # type: ignore[misc]
@@ -119,22 +146,16 @@ class _FieldEstimator(BaseEstimator):  # type: ignore[misc]
         return ModelPlan(tuple(configs), fit, self.linear, self.online_rate, self.forgetting, self.replay)
 
     def _check(self) -> None:
-        rules: list[tuple[str, Any, bool, str]] = [
-            ("learning_rate", self.learning_rate, self.learning_rate > 0, "be positive"),
-            ("max_epochs", self.max_epochs, self.max_epochs >= 0, "be at least 0"),
-            ("solve_every", self.solve_every, self.solve_every >= 0, "be at least 0"),
-            ("batch_size", self.batch_size, self.batch_size >= 1, "be at least 1"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "be at least 0"),
-            ("validation", self.validation, 0 < self.validation < 1, "lie between 0 and 1"),
-            ("patience", self.patience, self.patience >= 1, "be at least 1"),
-            ("online_rate", self.online_rate, 0 <= self.online_rate <= 1, "lie in [0, 1]"),
-            ("forgetting", self.forgetting, 0 < self.forgetting <= 1, "lie in (0, 1]"),
-            ("replay", self.replay, self.replay >= 0, "be at least 0"),
-            ("warmup", self.warmup, self.warmup >= 1, "be at least 1"),
-        ]
-        for name, value, fine, rule in rules:
-            if not fine:
-                raise UserError(f"{name} must {rule}; got {value}.")
+        defaults = inspect.signature(type(self)).parameters
+        for name, (kind, rule, fine) in _RULES.items():
+            value = getattr(self, name)
+            rule = rule if _is_a(kind, value) else f"be {_KINDS[kind]}"
+            if not _is_a(kind, value) or not fine(value):
+                raise UserError(f"{name} must {rule}; got {value!r}. The default is {defaults[name].default}.")
+        for name in ("num_units", "num_active"):
+            value = getattr(self, name)
+            if value != "auto" and not _is_a(Real, value):
+                raise UserError(f"{name} must be 'auto' or a whole number; got {value!r}. The default is auto.")
 
     def _fit_arrays(self, x: Float[np.ndarray, "S D"], y: Float[np.ndarray, "S V"]) -> None:
         self.model_ = FieldModel(_tensor(x), _tensor(y), self._plan(len(x)))
@@ -219,10 +240,17 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, _FieldEstimator):  # type
         return self
 
     def partial_fit(self, X: Any, y: Any) -> "FieldRegressor":
-        """Learn from more samples; the first call starts a stream."""
+        """Learn from more samples; the first call starts a stream.
+
+        Raises:
+            ValueError: as `fit` does; UserError if y has another number of columns than before.
+        """
         first = not hasattr(self, "model_")
         x, targets = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, reset=first)
-        (self._start_stream if first else self._go_on)(x, self._columns(targets))
+        columns = self._columns(targets)
+        if not first and columns.shape[1] != (known := self.model_.num_targets):
+            raise UserError(f"y must have {known} columns, as it had; got {columns.shape[1]}. Use fit to begin anew.")
+        (self._start_stream if first else self._go_on)(x, columns)
         return self
 
     def predict(self, X: Any) -> Float[np.ndarray, "..."]:
@@ -245,9 +273,7 @@ class FieldClassifier(ClassifierMixin, _FieldEstimator):  # type: ignore[misc]
         """Fit to X (S, D) and classes y (S,). Raises ValueError as the regressor does, and for a single class."""
         x, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
-        self.classes_ = np.unique(labels)
-        if len(self.classes_) < 2:
-            raise UserError(f"y must hold at least two classes; got {len(self.classes_)} class.")
+        self.classes_ = self._two_or_more("y", labels)
         self._fit_arrays(x, self._one_hot(labels))
         return self
 
@@ -258,8 +284,8 @@ class FieldClassifier(ClassifierMixin, _FieldEstimator):  # type: ignore[misc]
         check_classification_targets(labels)
         if first:
             if classes is None:
-                raise UserError("classes must be given at the first call of partial_fit; got none.")
-            self.classes_ = np.unique(classes)
+                raise UserError("classes must be given at the first call of partial_fit; got none. Name all there are.")
+            self.classes_ = self._two_or_more("classes", classes)
         (self._start_stream if first else self._go_on)(x, self._one_hot(labels))
         return self
 
@@ -279,10 +305,17 @@ class FieldClassifier(ClassifierMixin, _FieldEstimator):  # type: ignore[misc]
         values = self._outputs(X)
         return np.asarray(self.classes_[values.argmax(1)])
 
+    @staticmethod
+    def _two_or_more(name: str, labels: Any) -> np.ndarray:
+        found = np.unique(labels)
+        if len(found) < 2:
+            raise UserError(f"{name} must hold at least two classes; got {len(found)} class. Add another.")
+        return found
+
     def _one_hot(self, labels: np.ndarray) -> np.ndarray:
         unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
-            raise UserError(f"y must hold classes named before; got {unknown[0]}.")
+            raise UserError(f"y must hold classes named before; got {unknown[0]}. Name all at the start.")
         return np.asarray(labels[:, None] == self.classes_, dtype=np.float64)
 
 

@@ -8,6 +8,8 @@ from rhapsode.ops.ridge import ridge
 
 # a column that varies less than this share of its size is constant, its digits all rounding.
 _CONSTANT = 1e-10
+# deviations past which an input counts as so far.
+_FARTHEST = 1e100
 
 
 class Scaler:
@@ -24,7 +26,9 @@ class Scaler:
 
     def __call__(self, values: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
         """Scale."""
-        return ((values - self.mean) / self.scale).masked_fill(self.constant, 0)
+        # halves, since the difference of two large numbers overflows; and no further out than has a finite square.
+        scaled = (values / 2 - self.mean / 2) / (self.scale / 2)
+        return scaled.clamp(-_FARTHEST, _FARTHEST).masked_fill(self.constant, 0)
 
     def invert(self, values: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
         """Undo the scaling."""

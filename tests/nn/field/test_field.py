@@ -1,5 +1,6 @@
 """A field as a head: shapes, starts, gradients, search, files."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -145,6 +146,22 @@ def test_a_reload_predicts_bit_for_bit_the_same(tmp_path: Path, gate: str, kind:
         assert again.state_dict()[name].dtype == value.dtype
 
 
+def test_a_saved_field_is_read_by_the_package_of_its_format(tmp_path: Path) -> None:
+    field = LargeField(5, 7, make_config(gate="ball"))
+    save_field(field, tmp_path / "field.safetensors")
+    found = load_file(tmp_path / "field.safetensors")
+    assert found.keys() == field.state_dict().keys()
+    for name, value in field.state_dict().items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+
+
+def test_a_field_with_all_units_active_looks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = Field(5, 7, make_config(num_active=50))
+    monkeypatch.setattr(field, "search", None)
+    assert field.explain(draw(3, 5)).ids.tolist() == [list(range(50))] * 3
+
+
 def test_files_that_are_no_fields_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "field.safetensors"
     with pytest.raises(UserError, match="must be a file"):
@@ -184,3 +201,9 @@ def test_files_that_are_no_fields_are_refused(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_config(**changes)
+
+
+def test_without_faiss_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"must have the package faiss-cpu; it is not installed\. Run: pip install"):
+        Field(5, 7, make_config(search="index"))(draw(3, 5))

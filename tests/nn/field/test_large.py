@@ -117,3 +117,12 @@ def test_its_size_is_that_of_its_tables() -> None:
     tables = 2 * 1000 * (64 + 3 + 3 * 16)
     # beside the tables: three second moments a unit, the decoder, the bias, and a few scalars.
     assert tables < large.size_bytes() <= tables + 12 * 1000 + 4 * (16 * 500 + 500) + 64
+
+
+def test_planes_past_float16_are_told() -> None:
+    field = LargeField(3, 2, FieldConfig(num_units=8, num_active=2, gate="slab"))
+    rows = field.unit_rows(torch.tensor([5]))
+    with pytest.warns(UserWarning, match="is beyond float16"):
+        field.write_units(torch.tensor([5]), rows._replace(offsets=torch.tensor([1e6])))
+    with pytest.raises(StateError, match=r"field planes must stay within float16; .* Scale the inputs"):
+        field(torch.ones(1, 3))

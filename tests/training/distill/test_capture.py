@@ -21,7 +21,7 @@ from rhapsode.training.distill.capture import (
     run_capture,
 )
 from rhapsode.training.distill.decoder_teacher import DecoderTeacher
-from rhapsode.training.distill.shards import Capture, read_spec, shard_paths, to_float16
+from rhapsode.training.distill.shards import Capture, read_spec, shard_paths, to_float16, write_shard, write_spec
 from rhapsode.training.distill.streams import StreamSlice
 from rhapsode.training.distill.teacher import Reading
 
@@ -163,6 +163,26 @@ def test_a_shard_of_another_teacher_is_an_error(teacher: DecoderTeacher, tmp_pat
         Capture(tmp_path / "c")
 
 
+def test_a_shard_of_other_settings_and_a_folder_that_cannot_be_are_errors(
+    teacher: DecoderTeacher, tmp_path: Path
+) -> None:
+    tokens = make_tokens()
+    plan = make_plan(teacher, tokens, tmp_path / "c", streams=("hidden",))
+    run_capture(teacher, tokens, plan)
+    begin, end = plan.spec.bounds(1)
+    for width, message in (
+        (plan.spec.width + 1, "must hold float16 features of"),
+        (plan.spec.width, "must be a shard"),
+    ):
+        features = np.zeros((end - begin, width), dtype=np.float16)
+        write_shard(tmp_path / "c", 1, teacher.fingerprint, {"features": features}, {})
+        with pytest.raises(StateError, match=message):
+            Capture(tmp_path / "c")
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match=r"must be writable; got: Not a directory\. Choose another --cache"):
+        write_spec(tmp_path / "file" / "c", plan.spec)
+
+
 def test_a_capture_of_something_else_is_an_error(teacher: DecoderTeacher, tmp_path: Path) -> None:
     tokens = make_tokens()
     run_capture(teacher, tokens, make_plan(teacher, tokens, tmp_path / "c"))
@@ -272,7 +292,7 @@ def test_a_disk_that_fills_leaves_what_is_whole(
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"top_k": 0}, "distill.top_k must lie between 1"), ({"top_k": 500}, "teacher's vocabulary 259; got 500")],
+    [({"top_k": 0}, "training.top_k must lie between 1"), ({"top_k": 500}, "teacher's vocabulary 259; got 500")],
 )
 def test_wrong_settings_are_refused(
     teacher: DecoderTeacher, tmp_path: Path, settings: dict[str, Any], message: str

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -6,6 +8,7 @@ from rhapsode.text.shards import TokenArray
 from rhapsode.training.distill.capture import plan_capture, run_capture
 from rhapsode.training.distill.decoder_teacher import DecoderTeacher
 from rhapsode.training.distill.source import TeacherSource
+from rhapsode.training.distill.teacher import Reading
 
 
 def test_it_reads_what_a_capture_holds(teacher: DecoderTeacher, tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -22,6 +25,26 @@ def test_it_reads_what_a_capture_holds(teacher: DecoderTeacher, tmp_path) -> Non
     # and a step after them.
     one = source.windows(whole[:, :7], whole[:, 7:], 3)
     torch.testing.assert_close(one, expected[7:], rtol=2e-3, atol=2e-4)
+
+
+def test_streams_past_float16_are_read_as_a_capture_stores_them(teacher: DecoderTeacher, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    class Loud:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(teacher, name)
+
+        def read(self, ids: torch.Tensor) -> Reading:
+            reading = teacher.read(ids)
+            return Reading({**reading.streams, "hidden": reading.streams["hidden"] * 1e6}, reading.log_probs)
+
+    loud: Any = Loud()
+    ids = np.random.default_rng(0).integers(3, 259, 9).astype(np.uint16)
+    tokens = TokenArray(ids, np.array([0]), 9)
+    capture = run_capture(loud, tokens, plan_capture(loud, tokens, tmp_path / "c", streams=("hidden",), top_k=4))
+    expected = torch.from_numpy(capture.features(np.arange(8)))
+    assert float(expected.abs().max()) > 65504
+    whole = torch.from_numpy(ids[:8].astype(np.int64))[None]
+    found = TeacherSource(loud, capture.spec.streams).windows(torch.full((1, 5), BEFORE), whole, 1)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=200.0)
 
 
 def test_long_pasts_are_read_in_pieces(teacher: DecoderTeacher) -> None:

@@ -71,12 +71,10 @@ class Field(nn.Module):
     def explain(self, x: Float[Tensor, "B D"]) -> FieldOutput:
         """Return the outputs with the active units, their weights, distances and energies."""
         units = self.units()
-        with torch.no_grad():
-            ids = self.search(x, units)
+        # where all units are active there is nothing to look for, and the products are dense.
         every = self.config.num_active == self.num_units
+        ids = torch.arange(self.num_units, device=x.device).expand(x.shape[0], -1) if every else self.search(x, units)
         parts = evaluate(x, units, None if every else ids, self.log_temperature.exp(), self.shape)
-        if every:
-            ids = torch.arange(self.num_units, device=x.device).expand(x.shape[0], -1)
         return FieldOutput(self.decode(parts.values) + self.bias, ids, parts)
 
     def decode(self, values: Float[Tensor, "B R"]) -> Float[Tensor, "B V"]:

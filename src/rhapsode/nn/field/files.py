@@ -1,12 +1,13 @@
 """A field on disk: one safetensors file that says its settings and every tensor's precision."""
 
 import json
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from rhapsode.config import build_config
@@ -17,6 +18,7 @@ from rhapsode.nn.field.large import LargeField
 from rhapsode.runfolder import write_atomic
 
 _FORMAT = "rhapsode-field-1"
+_DTYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 
 
 def save_field(field: Field | LargeField, path: str | Path) -> None:
@@ -29,9 +31,10 @@ def save_field(field: Field | LargeField, path: str | Path) -> None:
     """
     if isinstance(field, LargeField):
         field.flush()
-    tensors = {name: value.detach().contiguous() for name, value in field.state_dict().items()}
+    tensors = {name: value.detach().contiguous().cpu() for name, value in field.state_dict().items()}
     for name, value in tensors.items():
-        if not bool(torch.isfinite(value).all()):
+        # both are NaN if a number is; nothing of the table's size is made.
+        if not all(math.isfinite(bound) for bound in value.aminmax()):
             raise StateError(f"field.{name} must be finite to be saved; it holds NaN or infinity. Train again.")
     metadata = {
         "format": _FORMAT,
@@ -41,7 +44,7 @@ def save_field(field: Field | LargeField, path: str | Path) -> None:
         "config": field.config.model_dump_json(),
         "dtypes": json.dumps({name: _name(value) for name, value in tensors.items()}),
     }
-    write_atomic(Path(path), save(tensors, metadata))
+    write_atomic(Path(path), _safetensors(tensors, metadata))
 
 
 def load_field(path: str | Path, masters: int = 0) -> Field | LargeField:
@@ -71,11 +74,27 @@ def load_field(path: str | Path, masters: int = 0) -> Field | LargeField:
     sizes = int(metadata["in_dim"]), int(metadata["out_dim"])
     field: Field | LargeField
     if metadata["kind"] == "LargeField":
-        field = LargeField(*sizes, config, masters=masters)
+        field = LargeField(*sizes, config, masters=masters, draw=False)
     else:
         field = Field(*sizes, config).to(tensors["normals"].dtype)
     field.load_state_dict(tensors)
     return field
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file part by part: the package's own writer holds every table three times."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    # the format wants wide numbers first, so that all are aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    end = 0
+    for name, value in ordered:
+        begin, end = end, end + value.numel() * value.element_size()
+        header[name] = {"dtype": _DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, value in ordered:
+        yield value.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _name(value: Tensor) -> str:

@@ -30,11 +30,14 @@ class LargeField(nn.Module):
 
     moments: Tensor
 
-    def __init__(self, in_dim: int, out_dim: int, config: FieldConfig, seed: int = 0, masters: int = 0) -> None:
+    def __init__(
+        self, in_dim: int, out_dim: int, config: FieldConfig, seed: int = 0, masters: int = 0, *, draw: bool = True
+    ) -> None:
         """Draw all units block by block: O(N (D + R)) time, one block of float32 beside the tables.
 
         Args:
             masters: rows that keep float32 masters, 4 (D + 3 + 3 R) bytes each; 0 writes with stochastic rounding.
+            draw: False leaves the units zero, for one who loads them and need not wait.
         """
         super().__init__()
         self.config, self.in_dim, self.out_dim = config, in_dim, out_dim
@@ -45,7 +48,7 @@ class LargeField(nn.Module):
         self.planes = HalfTable(number, in_dim + 3, masters, seed)
         self.controls = HalfTable(number, 3 * self.rank, masters, seed + 1)
         self.balls = None if config.gate == "slab" else HalfTable(number, in_dim, masters, seed + 2)
-        for start in range(0, number, _BLOCK):
+        for start in range(0, number if draw else 0, _BLOCK):
             self._fill(start, min(_BLOCK, number - start), generator)
         self.register_buffer("moments", torch.zeros(3, number))
         self.log_temperature = nn.Parameter(torch.zeros(()))

@@ -4,6 +4,8 @@ Tables may be float16 or bfloat16; a block of them at a time is cast to the prec
 the size of a whole table is ever made.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,10 +14,15 @@ from rhapsode.ops.field.gates import all_distances, all_squared_radii, energies
 
 # a block has at most this many inputs and units: 64 MB of energies in float32.
 _INPUTS, _UNITS = 2048, 8192
-# elements of one gathered block when candidates are ranked: 128 MB in float32.
-_GATHERED = 1 << 25
-# how many more candidates than K a first pass in low precision keeps.
-MARGIN = 4
+# elements of one gathered block when candidates are ranked: 4 MB in float32, which stay in the cache. Blocks of 128 MB
+# took twice as long.
+_GATHERED = 1 << 20
+# how many times K a first pass in low precision keeps, and beside them, of planes, one in so many of all: bfloat16 errs
+# by about 0.0012 of the distances' deviation, and of N planes so many more lie that near.
+MARGIN, ONE_IN = 4, 256
+_LOW = torch.bfloat16
+# so few inputs are scanned exactly: to cast the tables costs more than their product.
+_FEW = 8
 
 
 def select_exact(
@@ -33,7 +40,7 @@ def select_exact(
         centres: may be None where `gate` is slab.
         k: at most N.
     """
-    return _scan(x, normals, offsets, centres, gate, k, x.dtype)
+    return _scan(x, normals, offsets, centres, gate, k, _block_energies)
 
 
 def select_reranked(
@@ -44,13 +51,17 @@ def select_reranked(
     gate: str,
     k: int,
 ) -> Int[Tensor, "B K"]:
-    """The same by a scan in bfloat16, whose best 4K are ranked again in the precision of x.
+    """The same by a scan in bfloat16, whose best 4K, of planes 4K + N / 256, are ranked again in the precision of x.
 
-    Half the memory traffic and, where the processor multiplies bfloat16, several times the speed. A unit that the
-    first pass puts behind 4K others is missed: measured, not proved, to be rare (docs/field.md).
+    Half the memory traffic and, where the processor multiplies bfloat16, several times the speed. The inputs' mean is
+    taken out in full precision first, so that what is rounded is only how they differ. A unit that the first pass puts
+    behind the others is missed: measured, not proved, to be rare (docs/field.md).
     """
-    number = min(MARGIN * k, _count(normals, centres))
-    candidates = _scan(x, normals, offsets, centres, gate, number, torch.bfloat16)
+    if len(x) <= _FEW:
+        return select_exact(x, normals, offsets, centres, gate, k)
+    total = _count(normals, centres)
+    number = min(MARGIN * k + (total // ONE_IN if gate == "slab" else 0), total)
+    candidates = _scan(x, normals, offsets, centres, gate, number, _low_block_energies)
     return rerank(x, candidates, normals, offsets, centres, gate, k)
 
 
@@ -103,7 +114,7 @@ def _scan(
     centres: Tensor | None,
     gate: str,
     k: int,
-    precision: torch.dtype,
+    block_energies: Callable[..., Tensor],
 ) -> Tensor:
     found = []
     for part in torch.split(x, _INPUTS):
@@ -111,7 +122,7 @@ def _scan(
         ids = torch.empty(len(part), 0, dtype=torch.long, device=x.device)
         for start in range(0, _count(normals, centres), _UNITS):
             block = slice(start, start + _UNITS)
-            energy = _block_energies(part, normals, offsets, centres, block, gate, precision)
+            energy = block_energies(part, normals, offsets, centres, block, gate)
             near = energy.topk(min(k, energy.shape[1]), largest=False)
             best = torch.cat([best, near.values], 1)
             ids = torch.cat([ids, near.indices + start], 1)
@@ -129,42 +140,60 @@ def _block_energies(
     centres: Tensor | None,
     block: slice,
     gate: str,
-    precision: torch.dtype,
 ) -> Tensor:
-    low = x.to(precision)
     distances = radii = None
     if gate != "ball":
         assert normals is not None
         assert offsets is not None
-        if precision == x.dtype:
-            distances = all_distances(x, normals[block].to(precision), offsets[block].to(precision))
-        else:
-            distances = _low_distances(x, normals[block], offsets[block], precision)
+        distances = all_distances(x, normals[block].to(x.dtype), offsets[block].to(x.dtype))
     if gate != "slab":
         assert centres is not None
-        if precision == x.dtype:
-            radii = all_squared_radii(x, centres[block].to(precision))
-        else:
-            # lengths are taken in full precision: the rounding of |x|^2 would drown the differences.
-            cast = centres[block].to(x.dtype)
-            lengths = cast.square().sum(1) + x.square().sum(1, keepdim=True)
-            radii = lengths - 2 * (low @ cast.to(precision).T).to(x.dtype)
+        radii = all_squared_radii(x, centres[block].to(x.dtype))
     return energies(distances, radii, gate)
 
 
-def _low_distances(x: Tensor, normals: Tensor, offsets: Tensor, precision: torch.dtype) -> Tensor:
+def _low_block_energies(
+    x: Tensor,
+    normals: Tensor | None,
+    offsets: Tensor | None,
+    centres: Tensor | None,
+    block: slice,
+    gate: str,
+) -> Tensor:
+    """Return the same by products in bfloat16.
+
+    Energies stay as they are if inputs and units are moved alike, and rounding is relative to what is rounded: so the
+    inputs' mean goes to the origin first.
+    """
+    distances = radii = None
+    mean = x.mean(0)
+    low = (x - mean).to(_LOW)
+    if gate != "ball":
+        assert normals is not None
+        assert offsets is not None
+        cast = normals[block].to(x.dtype)
+        distances = _low_distances(low, cast, offsets[block].to(x.dtype) + cast @ mean).to(x.dtype)
+    if gate != "slab":
+        assert centres is not None
+        # lengths are taken in full precision: the rounding of |x|^2 would drown the differences.
+        cast = centres[block].to(x.dtype) - mean
+        lengths = cast.square().sum(1) + (x - mean).square().sum(1, keepdim=True)
+        radii = lengths - 2 * (low @ cast.to(_LOW).T).to(x.dtype)
+    return energies(distances, radii, gate)
+
+
+def _low_distances(low: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
     """Return n.x + delta with the offset inside the product.
 
     A sum near zero is what is looked for; rounded before the offset is added, it would be lost. The offset goes along
     constant coordinates, as three numbers of low precision that add up to it.
     """
-    rest, parts = offsets.to(x.dtype), []
+    rest, parts = offsets, []
     for _ in range(3):
-        parts.append(rest.to(precision))
-        rest = rest - parts[-1].to(x.dtype)
-    rows = torch.cat([normals.to(precision), torch.stack(parts, 1)], 1)
-    inputs = torch.cat([x, x.new_ones(len(x), 3)], 1).to(precision)
-    return (inputs @ rows.T).to(x.dtype)
+        parts.append(rest.to(low.dtype))
+        rest = rest - parts[-1].to(rest.dtype)
+    rows = torch.cat([normals.to(low.dtype), torch.stack(parts, 1)], 1)
+    return torch.cat([low, low.new_ones(len(low), 3)], 1) @ rows.T
 
 
 def _count(normals: Tensor | None, centres: Tensor | None) -> int:

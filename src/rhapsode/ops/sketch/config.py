@@ -57,5 +57,5 @@ class ProjectionConfig(Config):
                 f"Try {(self.num_buckets // self.num_hashes + 1) * self.num_hashes}."
             )
         if not self.ngram_orders or min(self.ngram_orders) < 1:
-            raise ValueError(f"ngram_orders must name orders from 1 on; got {self.ngram_orders}.")
+            raise ValueError(f"ngram_orders must name orders from 1 on; got {self.ngram_orders}. Try [1, 2, 3].")
         return self

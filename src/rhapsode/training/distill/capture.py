@@ -86,7 +86,9 @@ def plan_capture(
     """
     vocab_size = teacher.tokenizer.vocab_size
     if not 1 <= top_k <= vocab_size:
-        raise UserError(f"distill.top_k must lie between 1 and the teacher's vocabulary {vocab_size}; got {top_k}.")
+        raise UserError(
+            f"training.top_k must lie between 1 and the teacher's vocabulary {vocab_size}; got {top_k}. 32 is usual."
+        )
     num_positions = len(tokens) - 1 if max_positions is None else min(len(tokens) - 1, max_positions)
     if num_positions < 1:
         raise UserError(f"--data must hold at least 2 tokens to be captured; got {len(tokens)}. Give more text.")
@@ -124,7 +126,7 @@ def check_room(plan: CapturePlan) -> None:
     if plan.size_bytes + _SPARE_BYTES > free:
         raise StateError(
             f"{plan.folder} must have room for {(plan.size_bytes + _SPARE_BYTES) / 1e6:,.0f} MB; got "
-            f"{free / 1e6:,.0f} MB free. Capture fewer streams, set distill.max_positions, or choose another --cache."
+            f"{free / 1e6:,.0f} MB free. Capture fewer streams, set training.max_positions, or choose another --cache."
         )
 
 

@@ -112,7 +112,9 @@ def load_statistics(folder: RunFolder, num_units: int, decay: float) -> UnitStat
     found = _tensors(folder.field / "statistics.safetensors")
     for name, buffer in statistics.named_buffers():
         if name not in found or found[name].shape != buffer.shape:
-            raise StateError(f"{folder.field} must hold statistics of {num_units} units; they are damaged.")
+            raise StateError(
+                f"{folder.field} must hold statistics of {num_units} units; they are damaged. Distill again."
+            )
         buffer.copy_(found[name])
     return statistics
 
@@ -145,5 +147,5 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise StateError(f"{path} must be readable; got: {error.strerror}.") from None
     except SafetensorError as error:
-        raise StateError(f"{path} must be a safetensors file; got: {error}.") from None
+        raise StateError(f"{path} must be a safetensors file; got: {error}. Distill again.") from None
     return found

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Float32, Int64, Integer
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from rhapsode.errors import StateError
 from rhapsode.runfolder import hash_file, read_json, write_atomic, write_json
@@ -307,12 +307,3 @@ def _read_small(path: Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in _TARGETS}
     except SafetensorError as error:
         raise StateError(f"{path} must be a shard of a capture; got: {error}. Capture again.") from None
-
-
-def read_shard(path: Path) -> dict[str, np.ndarray]:
-    """Read all tensors of a shard. Raises StateError if it is none."""
-    try:
-        found: dict[str, np.ndarray] = load(path.read_bytes())
-    except SafetensorError as error:
-        raise StateError(f"{path} must be a shard of a capture; got: {error}. Capture again.") from None
-    return found

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rhapsode.models.field.base import BEFORE
 from rhapsode.training.distill.capture import metadata
+from rhapsode.training.distill.shards import to_float16
 from rhapsode.training.distill.streams import StreamSlice
 from rhapsode.training.distill.teacher import Teacher
 
@@ -58,5 +59,12 @@ class TeacherSource:
                 known = np.unique(np.concatenate([[0], starts]))
                 rows = metadata(numbers, known, self._teacher.tokenizer, len(numbers) - keep, len(numbers))
                 out[:, place] = torch.from_numpy(rows)
-        # as a capture stores it.
-        return out.clamp(-65504, 65504).half().float()
+        return torch.from_numpy(self._as_stored(out.numpy()))
+
+    def _as_stored(self, features: np.ndarray) -> np.ndarray:
+        """Round as a capture does, a stream past float16 over its power of two."""
+        stored, scales = to_float16(features, self._streams)
+        rounded = stored.astype(np.float32)
+        for stream in self._streams:
+            rounded[:, stream.offset : stream.offset + stream.width] *= scales.get(stream.name, 1.0)
+        return rounded
