@@ -264,7 +264,7 @@ def test_a_given_hd_dim_chooses_the_width() -> None:
 def test_bundles_above_their_capacity_are_warned_of() -> None:
     with pytest.warns(UserWarning, match=r"chunk should be at most hd_dim / 40 = 4 tokens; got 10: expect 42% to 78%"):
         build_decoder(make_config({"hypervector_stream": {"chunk": 10}}), 0)
-    # 10 / ln 2 tokens make the noise of ten whole ones.
+    # such a half-life makes the noise of ten whole tokens.
     half_life = 20 * math.log(2)
     with pytest.warns(
         UserWarning, match=r"timescales should be at most 6 tokens with hd_dim 160; got 13.86.*: expect 42"
