@@ -267,7 +267,7 @@ def test_bundles_above_their_capacity_are_warned_of() -> None:
     # such a half-life makes the noise of ten whole tokens.
     half_life = 20 * math.log(2)
     with pytest.warns(
-        UserWarning, match=r"timescales should be at most 6 tokens with hd_dim 160; got 13.86.*: expect 42"
+        UserWarning, match=r"timescales should be at most 5.55 tokens with hd_dim 160; got 13.86.*: expect 42"
     ):
         build_decoder(make_config({"hypervector_stream": {"timescales": [half_life]}}), 0)
     assert make_config({"hypervector_stream": {"timescales": [5.5]}}).hypervector_stream.capacity_warnings() == []

@@ -241,7 +241,7 @@ class HypervectorStreamConfig(Config):
         for half_life in self.timescales:
             # a token of age a is as loud as decay^a: all of them make the noise of 1 / (1 - decay^2) full ones.
             full = 2 * math.log(2)
-            rule = f"timescales should be at most {room * full:.0f} tokens with hd_dim {size}"
+            rule = f"timescales should be at most {size * full / NUMBERS_PER_TOKEN:.3g} tokens with hd_dim {size}"
             kinds.append((f"{rule}; got {half_life:g}", half_life / full))
         sentences = []
         for rule, tokens in kinds:
