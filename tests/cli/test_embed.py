@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rhapsode.errors import UserError
 from rhapsode.nn.holographic_files import KEYS, STORE, load_embedding
+from rhapsode.text.ngram.tokenizer import NgramTokenizer
 from tiny_runs import train_tiny
 
 from .conftest import Command
@@ -57,6 +59,38 @@ def test_a_space_of_text_is_looked_around_in(command: Command, source: Path, tmp
     assert lines.startswith("1.000  ")
     done = command("embed", "search", tmp_path / "e", " ", source)
     assert (done.code, "what is looked for must not be empty" in done.err) == (2, True)
+    blank, short = tmp_path / "blank.txt", tmp_path / "short.txt"
+    blank.write_text(" \n\n \n")
+    done = command("embed", "search", tmp_path / "e", "abc", blank)
+    assert (done.code, "SOURCE must hold text to be searched; got only white space" in done.err) == (2, True)
+    # text is searched as it stands, not in the parts that a training needs.
+    short.write_text("one paragraph only")
+    found = json.loads(command("embed", "search", tmp_path / "e", "abc", short, "--json").out)["found"]
+    assert [one["text"] for one in found] == ["one paragraph only"]
+
+
+def test_a_resume_needs_the_text_it_began_with(command: Command, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some words of a text " * 50)
+    flags = ["embed", "train", *TINY, "--data", text, "--out", tmp_path / "e"]
+    assert command(*flags).code == 0
+    assert command(*flags, "--resume").code == 0
+    text.write_text("other words of the text " * 50)
+    done = command(*flags, "--resume")
+    assert done.code == 1
+    assert "--resume must find the text, tokenizer and teacher that the training began with; one has" in done.err
+
+
+def test_a_folder_that_is_taken_or_cannot_be_written_is_left_alone(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    before = sorted(finished.rglob("*"))
+    done = command("embed", "train", *TINY, "--out", finished, "--overwrite")
+    assert (done.code, "--out must name a folder without a run; got" in done.err) == (2, True)
+    assert sorted(finished.rglob("*")) == before
+    (tmp_path / "file").write_text("")
+    done = command("embed", "train", *TINY, "--out", tmp_path / "file")
+    assert (done.code, "--out must name a writable folder; got" in done.err) == (2, True)
 
 
 def test_a_runs_table_is_distilled_and_the_store_starts_a_run(
@@ -75,6 +109,11 @@ def test_a_runs_table_is_distilled_and_the_store_starts_a_run(
     settings = {"model": {**model, "holographic": {"store": str(out), "num_bundles": 64}}, "training": {"steps": 2}}
     record = train_tiny(source, tmp_path / "run", settings=settings)
     assert record["steps"] == 2
+    NgramTokenizer([b"ab"]).save(out / "tokenizer.json")
+    with pytest.raises(
+        UserError, match=r"store must be of the model's tokenizer; .* Add --tokenizer .*tokenizer\.json"
+    ):
+        train_tiny(source, tmp_path / "other", settings=settings)
 
 
 @pytest.mark.parametrize(

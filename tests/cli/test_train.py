@@ -121,6 +121,20 @@ def test_check_for_people(command: Command, source: Path) -> None:
     assert 72_000 <= int(table["parameters"].replace(",", "")) <= 80_000
 
 
+@pytest.mark.filterwarnings("default")
+def test_bundles_above_their_capacity_are_warned_of_in_one_line(command: Command, source: Path, out: Path) -> None:
+    sizes = ["--set", "model.width=32", "--set", "model.hypervector_stream.hd_dim=128", "--seq-len", 16]
+    flags = [source, "--recipe", "hsmn", "--params", "80k", "--tokenizer", "bytes", "--steps", 1, *sizes]
+    for line in (["check", *flags], ["train", *flags, "--out", out]):
+        done = command(*line)
+        assert done.code == 0
+        assert [row for row in done.err.splitlines() if "chunk" in row] == [
+            "warning: model.hypervector_stream.chunk should be at most hd_dim / 40 = 3 tokens; got 16: "
+            "expect 21% to 39% of the latest tokens to be read back."
+        ]
+    assert json.loads(command("check", *flags, "--json").out)["hd_dim"] == 128
+
+
 def test_info(command: Command, finished: Path) -> None:
     info = json.loads(command("info", finished, "--json").out)
     assert info["status"] == "done"

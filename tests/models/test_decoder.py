@@ -43,7 +43,7 @@ GRID: dict[str, dict[str, Any]] = {
     "stream, linear attention": {
         "embed": "hypervector_stream",
         "mix": "gla attention",
-        "hypervector_stream": {"hd_dim": 48, "num_bundles": 1, "chunk": 1, "adapter": "learned", "timescales": [4.0]},
+        "hypervector_stream": {"hd_dim": 48, "num_bundles": 1, "chunk": 1, "adapter": "learned", "timescales": [1.5]},
     },
     "learned": {"attention": {"positions": "learned"}},
     "learned, hashed, layer norm, gpt2": {

@@ -1,7 +1,9 @@
 """Decoders with bundles: in front of tokens, alone with labels, and along a stream that does not end."""
 
+import math
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,44 @@ def test_mismatched_labels_get_one_sentence(over: dict[str, Any]) -> None:
         model.loss(torch.randn(3, 160), make_ids(4, 5))
     with pytest.raises(UserError, match=message.format("3, 0")):
         model.loss(torch.randn(3, 160), make_ids(3, 0))
+    for wrong in (-1, VOCAB):
+        labels = make_ids(3, 5)
+        labels[1, 2] = wrong
+        with pytest.raises(UserError, match=rf"^token ids must lie between 0 and {VOCAB - 1}; got"):
+            model.loss(torch.randn(3, 160), labels)
+
+
+@pytest.mark.parametrize("over", [{}, PARALLEL], ids=["prefix", "parallel"])
+def test_labels_of_another_kind_get_one_sentence(over: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # outside of tests nothing checks annotations.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    model = make_decoder(over)
+    # the document's own labels: one id a bundle.
+    with pytest.raises(UserError, match=r"^labels must have one row of .*; got shape \(3,\) for bundles of shape"):
+        model.loss(torch.randn(3, 160), make_ids(3))
+    with pytest.raises(UserError, match=r"^ids and labels must be whole numbers; got torch.float32. Give int64"):
+        model.loss(torch.randn(3, 160), torch.rand(3, 5))
+    with pytest.raises(UserError, match=r"^bundles must have .*; got shape \(3, 1, 1, 160\)"):
+        model.loss(torch.randn(3, 1, 1, 160), make_ids(3, 5))
+
+
+def test_bundles_of_other_rows_get_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(UserError, match=r"^bundles must be as many as rows of ids; got 3 and 2"):
+        make_decoder()(make_ids(2, 4), bundles=torch.randn(3, 160))
+
+
+def test_ids_beyond_the_vocabulary_are_refused_by_every_embedding() -> None:
+    for embed in ("table", "hashed_ngrams", "low_rank", "hash", "quotient_remainder", "hypervector_stream"):
+        model = make_decoder({"embed": embed, "hashed_ngrams": {"num_buckets": 8}})
+        ids = make_ids(2, 4)
+        for wrong in (-1, VOCAB):
+            bad = ids.clone()
+            bad[1, 3] = wrong
+            with pytest.raises(UserError, match=rf"^token ids must lie between 0 and {VOCAB - 1}; got"):
+                model(bad)
+            with pytest.raises(UserError, match=r"^token ids must lie between"):
+                model.loss(ids, bad)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -121,6 +161,11 @@ def test_what_does_not_fit_is_refused() -> None:
         make_decoder(PARALLEL)(make_ids(2, 4))
     with pytest.raises(UserError, match=r"^a stream must be scored by a model with model.embed = hypervector_stream"):
         score_stream(plain, [])
+    with pytest.raises(UserError, match=r"^model.hypervector_stream.mode must be prefix to score a stream token by"):
+        score_stream(make_decoder(PARALLEL), [])
+    for wrong in (-1, VOCAB):
+        with pytest.raises(UserError, match=r"^token ids must lie between 0 and"):
+            list(score_stream(model, [np.array([3, wrong, 4])]))
 
 
 @torch.no_grad()
@@ -174,7 +219,7 @@ def test_a_past_ends_at_its_document() -> None:
 
 
 def test_a_stream_is_scored_alike_in_any_pieces() -> None:
-    model = make_decoder({"hypervector_stream": {"timescales": [6.0]}})
+    model = make_decoder({"hypervector_stream": {"timescales": [5.0]}})
     ids = make_tokens(61).ids
     whole = np.concatenate(list(score_stream(model, [ids])))
     assert whole.shape == (60,)
@@ -219,6 +264,13 @@ def test_a_given_hd_dim_chooses_the_width() -> None:
 def test_bundles_above_their_capacity_are_warned_of() -> None:
     with pytest.warns(UserWarning, match=r"chunk should be at most hd_dim / 40 = 4 tokens; got 10: expect 42% to 78%"):
         build_decoder(make_config({"hypervector_stream": {"chunk": 10}}), 0)
+    # such a half-life makes the noise of ten whole tokens.
+    half_life = 20 * math.log(2)
+    with pytest.warns(
+        UserWarning, match=r"timescales should be at most 5.55 tokens with hd_dim 160; got 13.86.*: expect 42"
+    ):
+        build_decoder(make_config({"hypervector_stream": {"timescales": [half_life]}}), 0)
+    assert make_config({"hypervector_stream": {"timescales": [5.5]}}).hypervector_stream.capacity_warnings() == []
 
 
 @pytest.mark.parametrize("head", ["factored", "squared_amplitude"])

@@ -102,9 +102,24 @@ def test_bundles_that_cannot_be_routed_are_refused(bundles: int, hashes: int) ->
         )
 
 
-def test_an_unknown_algebra_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.holographic\.algebra must be one of .*; got quaternion"):
+@pytest.mark.parametrize("bundles", [0, 61])
+def test_bundles_that_the_solved_vocabulary_cannot_route_are_refused(bundles: int) -> None:
+    with pytest.raises(UserError, match=rf"num_bundles must be from .* to the vocabulary of 60; got {bundles} with 1"):
+        tiny("untied", num_bundles=bundles)
+
+
+def test_more_hashes_than_ids_are_refused() -> None:
+    with pytest.raises(UserError, match=r"num_hashes must be at most the vocabulary of 60; got 61. Try 1"):
+        tiny("untied", num_hashes=61)
+
+
+def test_unknown_settings_of_keys_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.holographic\.algebra must be .*; got 'quaternion'"):
         HolographicEmbedding(50, 8, 5, algebra="quaternion")
+    with pytest.raises(UserError, match=r"model\.holographic\.seed must be greater than or equal to 0; got -1"):
+        HolographicEmbedding(50, 8, 5, seed=-1)
+    with pytest.raises(UserError, match=r"model\.holographic\.num_hashes must be greater than or equal to 1; got 0"):
+        HolographicEmbedding(50, 8, 5, num_hashes=0)
 
 
 def test_it_comes_back_from_its_files(tmp_path: Path) -> None:
@@ -128,6 +143,12 @@ def test_a_seed_that_is_not_the_stores_is_refused(tmp_path: Path) -> None:
     (tmp_path / SETTINGS).write_text(json.dumps({**settings, "dim": 9}))
     with pytest.raises(StateError, match=r"must have the sizes in embedding\.json; got \(5, 8\) and \(5, 9\)"):
         load_embedding(tmp_path)
+    (tmp_path / SETTINGS).write_text(json.dumps({**settings, "algebra": "quaternion"}))
+    with pytest.raises(StateError, match=r"must hold the settings of its store; got: model\.holographic\.algebra must"):
+        load_embedding(tmp_path)
+    (tmp_path / SETTINGS).write_text(json.dumps({**settings, "dim": "8"}))
+    with pytest.raises(StateError, match="must hold a holographic embedding; its files hold something else"):
+        load_embedding(tmp_path)
     (tmp_path / SETTINGS).write_text("{}")
     with pytest.raises(StateError, match="must hold a holographic embedding; its files hold something else"):
         load_embedding(tmp_path)
@@ -142,7 +163,7 @@ def test_a_seed_that_is_not_the_stores_is_refused(tmp_path: Path) -> None:
 
 
 def tiny(predict: str, **holographic: object) -> ModelConfig:
-    sizes = {"width": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 60, "seq_len": 8}
+    sizes = {"width": 16, "num_layers": 1, "num_heads": 2, "seq_len": 8}
     model = ModelConfig(embed="holographic", predict=predict, holographic={"compression": 4, **holographic}, **sizes)
     return solve_sizes(model, 10_000, 60)
 

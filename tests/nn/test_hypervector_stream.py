@@ -169,5 +169,6 @@ def test_a_free_size_is_the_nearest_multiple_that_holds_a_chunk(chunk: int, widt
 
 
 def test_timescales_must_be_positive() -> None:
-    with pytest.raises(UserError, match=r"timescales must be positive half-lives in tokens; got \[0.0\]"):
-        build_config(HypervectorStreamConfig, {"timescales": [0.0]})
+    for wrong in (0.0, -1.0, 100_001.0, 1e308):
+        with pytest.raises(UserError, match=r"timescales must be positive half-lives of at most 100000 tokens; got \["):
+            build_config(HypervectorStreamConfig, {"timescales": [1.0, wrong]})

@@ -50,5 +50,10 @@ def test_what_is_no_curriculum_is_refused(tmp_path: Path) -> None:
         open_readers([write(tmp_path)])
     with pytest.raises(UserError, match=r"a curriculum must not name another; .* names curriculum:python-code"):
         open_readers([write(tmp_path, ("curriculum:python-code", 1.0))])
+    (tmp_path / "one.txt").write_text("one document")
+    message = r"weight below 1 takes whole documents, and must take one; got 1e-09 of the 1 of .*one\.txt\. Raise it"
+    with pytest.raises(UserError, match=message):
+        names(write(tmp_path, (f"{tmp_path}/one.txt", 1e-9)))
+    assert names(write(tmp_path, (f"{tmp_path}/one.txt", 1 + 1e-9))) == [f"{tmp_path}/one.txt"]
     with pytest.raises(UserError, match=r"curriculum\.sources\.0\.weight must be greater than 0; got 0"):
         open_readers([write(tmp_path, ("stdlib", 0.0))])

@@ -6,7 +6,9 @@ failure, 130 after Ctrl-C. `--debug`, anywhere on the line, shows the traceback.
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 from typer.exceptions import TyperException
@@ -63,7 +65,9 @@ def run(arguments: Sequence[str]) -> int:
     if debug:
         arguments.remove("--debug")
     try:
-        code = app(args=arguments, standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            code = app(args=arguments, standalone_mode=False)
     except RhapsodeError as error:
         if debug:
             raise
@@ -85,6 +89,11 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Entry point of the `rhapsode` command."""
     sys.exit(run(sys.argv[1:]))
+
+
+def _say_warning(message: Warning | str, *place: Any, **more: Any) -> None:
+    """Print what is warned of, and not where in the code."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fail(sentence: str, code: int) -> int:

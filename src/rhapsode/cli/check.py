@@ -43,6 +43,7 @@ def check(
 
     plan = api.plan(sources, recipe=recipe, params=params, tokenizer=path, settings=settings)
     model = plan.model
+    bundles = model.hypervector_stream
     result = {
         "recipe": recipe,
         "parameters": plan.parameters,
@@ -52,6 +53,8 @@ def check(
         "num_heads": model.num_heads,
         "seq_len": model.seq_len,
         "num_buckets": model.hashed_ngrams.num_buckets if model.embed == "hashed_ngrams" else None,
+        "num_bundles": bundles.num_bundles + len(bundles.timescales) if model.streams else None,
+        "hd_dim": bundles.hd_dim if model.streams else None,
         "memory_mb": round(plan.memory_bytes / 1e6),
         "expected_tokens_per_s": round(plan.tokens_per_s),
         "expected_tokens": plan.tokens,

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 
+from rhapsode.config import build_config
 from rhapsode.errors import UserError
 from rhapsode.models.config import ModelConfig
 from rhapsode.models.decoder import Decoder
@@ -217,4 +218,4 @@ def _with_buckets(model: ModelConfig, num_buckets: int) -> object:
 
 def _with(model: ModelConfig, **sizes: object) -> ModelConfig:
     """Copy with other sizes, validated again."""
-    return ModelConfig.model_validate({**dict(model), **sizes})
+    return build_config(ModelConfig, {**dict(model), **sizes}, "model")

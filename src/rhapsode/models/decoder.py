@@ -18,9 +18,6 @@ from rhapsode.nn.config import (
     FEED_FORWARDS,
     HEADS,
     MIXERS,
-    NUMBERS_PER_TOKEN,
-    HypervectorStreamConfig,
-    expected_recovery,
 )
 from rhapsode.nn.contracts import Mixer
 from rhapsode.nn.heads import TiedHead, soft_cap
@@ -59,6 +56,7 @@ class Decoder(nn.Module):
         num_layers, num_heads = _solved(config, "num_layers"), _solved(config, "num_heads")
         self.config = config
         self.compute_dtype = torch.float32
+        self.vocab_size = vocab_size
         build_embedder = EMBEDDERS.load(config.embed)
         if config.streams:
             self.embedder = build_embedder(vocab_size, width, config.hypervector_stream, config.seq_len)
@@ -111,7 +109,8 @@ class Decoder(nn.Module):
         """Return the normalised vectors that the head reads, in `compute_dtype`, and the new state.
 
         Raises:
-            UserError: if bundles are given to a model that does not stream, or the model predicts from bundles alone.
+            UserError: if an id is not of the vocabulary, bundles are given to a model that does not stream, or the
+                model predicts from bundles alone.
             StateError: if the model numbers its positions and the sequence has more than it knows.
         """
         start = 0 if state is None else state.position
@@ -123,6 +122,7 @@ class Decoder(nn.Module):
                 "Shorten it or use a recipe with rotary positions."
             )
         self._check_bundles(state, bundles)
+        self._check_ids(ids)
         past, past_segments = self._past(ids, state, segments)
         x = self.embedder(ids, past, segments, past_segments)
         if self.position_table is not None:
@@ -168,6 +168,18 @@ class Decoder(nn.Module):
         if bundles is not None and state is not None:
             raise StateError("bundles must come with the first call of a sequence; they came with a later one.")
 
+    def _check_ids(self, ids: Tensor) -> None:
+        if torch.compiler.is_compiling() or not ids.numel():
+            return
+        if ids.is_floating_point():
+            raise UserError(f"ids and labels must be whole numbers; got {ids.dtype}. Give int64.")
+        low, high = (int(value) for value in torch.aminmax(ids))
+        if low < 0 or high >= self.vocab_size:
+            raise UserError(
+                f"token ids must lie between 0 and {self.vocab_size - 1}; got {low} to {high}. "
+                "Use the tokenizer of this model."
+            )
+
     def bundle_logits(self, bundles: Float[Tensor, "B *L M"], labels: Int[Tensor, "N S"]) -> Float[Tensor, "N S C"]:
         """Return float32 logits of the S tokens that follow the bundled past.
 
@@ -184,11 +196,12 @@ class Decoder(nn.Module):
     def _bundle_hidden(self, bundles: Float[Tensor, "B *L M"], labels: Int[Tensor, "N S"]) -> Float[Tensor, "N S D"]:
         if not self.config.streams:
             self._check_bundles(None, bundles)
-        if labels.shape[0] != bundles.shape[0] or labels.shape[1] < 1:
+        if labels.ndim != 2 or labels.shape[0] != bundles.shape[0] or labels.shape[1] < 1:
             raise UserError(
                 f"labels must have one row of at least one id for each bundle; got shape {tuple(labels.shape)} for "
                 f"bundles of shape {tuple(bundles.shape)}. Give the S ids that follow each bundle as (B, S)."
             )
+        self._check_ids(labels)
         front = self.embedder.prefix(bundles, bundles.shape[0])
         if self.config.hypervector_stream.mode == "parallel":
             rest = self.embedder.parallel(bundles, labels.shape[1])
@@ -248,6 +261,7 @@ class Decoder(nn.Module):
             hidden = self._bundle_hidden(bundles, targets)
         else:
             hidden, _ = self.hidden(ids, segments=segments, bundles=bundles)
+            self._check_ids(targets)
         # once a step, and not once a chunk: a compressed embedding has to make its table first.
         table = self.head.table if isinstance(self.head, TiedHead) else None
         head = partial(self._logits, table=table)
@@ -341,21 +355,11 @@ def build_decoder(config: ModelConfig, seed: int, device: torch.device | str = "
     The weights are drawn on the CPU, so that one seed gives one model on every device.
     """
     if config.streams:
-        _warn_of_capacity(config.hypervector_stream)
+        for sentence in config.hypervector_stream.capacity_warnings():
+            warnings.warn(sentence, stacklevel=2)
     model = Decoder(config)
     model.init_weights(torch.Generator().manual_seed(seed))
     return model.to(device)
-
-
-def _warn_of_capacity(stream: HypervectorStreamConfig) -> None:
-    if stream.hd_dim is not None and stream.hd_dim < NUMBERS_PER_TOKEN * stream.chunk:
-        least, most = expected_recovery(stream.hd_dim, stream.chunk)
-        warnings.warn(
-            f"model.hypervector_stream.chunk should be at most hd_dim / {NUMBERS_PER_TOKEN} = "
-            f"{stream.hd_dim // NUMBERS_PER_TOKEN} tokens; got {stream.chunk}: expect {least:.0%} to {most:.0%} of "
-            "them to be read back.",
-            stacklevel=3,
-        )
 
 
 def _solved(config: ModelConfig, name: str) -> int:

@@ -20,12 +20,17 @@ def score_stream(model: Decoder, pieces: Iterable[np.ndarray]) -> Iterator[Float
         pieces: ids (N,) of any integer dtype, each piece as long as one likes.
 
     Raises:
-        UserError: if the model does not stream, or an id is not of its vocabulary.
+        UserError: if the model does not stream or predicts from bundles alone, or an id is not of its vocabulary.
     """
     if not model.config.streams:
         raise UserError(
             f"a stream must be scored by a model with model.embed = hypervector_stream; got {model.config.embed}. "
             "Train with --recipe hsmn."
+        )
+    if model.config.hypervector_stream.mode != "prefix":
+        raise UserError(
+            "model.hypervector_stream.mode must be prefix to score a stream token by token; got parallel. "
+            "Train with mode=prefix."
         )
     return _score(model, pieces)
 

@@ -52,7 +52,7 @@ HEADS = Registry(
         "factored": ("rhapsode.nn.heads:FactoredHead", "logits by two matrices around factored.rank features"),
         "squared_amplitude": (
             "rhapsode.nn.heads:SquaredAmplitudeHead",
-            "the same, with features squared and normalised to sum to one",
+            "the same, with features squared and normalised to a mean of one",
         ),
     },
 )
@@ -110,7 +110,12 @@ class HolographicConfig(Config):
         return self.model_copy(update={"num_bundles": max(self.num_hashes, round(vocab_size / self.compression))})
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Refuse a number of bundles that cannot be routed. Raises UserError, naming what is possible."""
+        """Refuse a number of bundles or hashes that cannot be routed. Raises UserError, naming what is possible."""
+        if self.num_hashes > vocab_size:
+            raise UserError(
+                f"model.holographic.num_hashes must be at most the vocabulary of {vocab_size}; got {self.num_hashes}. "
+                "Try 1."
+            )
         if self.num_bundles is not None and not self.num_hashes <= self.num_bundles <= vocab_size:
             raise UserError(
                 f"model.holographic.num_bundles must be from model.holographic.num_hashes to the vocabulary of "
@@ -154,11 +159,13 @@ class FactoredHeadConfig(Config):
 
 # tokens that a bundle holds for one number of it: beyond, unbinding begins to miss some.
 NUMBERS_PER_TOKEN = 40
+# windows are trained and scored with four half-lives of the text before them.
+MAX_HALF_LIFE = 100_000
 # measured, unitary keys: numbers a token -> least and most of the tokens read back right, vocabularies up to 32k.
 _RECOVERY = ((0.0, 0.0, 0.0), (16.0, 0.42, 0.78), (24.0, 0.75, 0.95), (40.0, 0.98, 1.0), (64.0, 1.0, 1.0))
 
 
-def expected_recovery(hd_dim: int, tokens: int) -> tuple[float, float]:
+def expected_recovery(hd_dim: int, tokens: float) -> tuple[float, float]:
     """Return which share of a bundle's tokens can be read back, least and most, between measured points.
 
     >>> expected_recovery(1024, 64)
@@ -197,9 +204,10 @@ class HypervectorStreamConfig(Config):
     @field_validator("timescales")
     @classmethod
     def _positive(cls, timescales: tuple[float, ...]) -> tuple[float, ...]:
-        if any(half_life <= 0 for half_life in timescales):
+        if any(not 0 < half_life <= MAX_HALF_LIFE for half_life in timescales):
             raise UserError(
-                "model.hypervector_stream.timescales must be positive half-lives in tokens; "
+                "model.hypervector_stream.timescales must be positive half-lives of at most "
+                f"{MAX_HALF_LIFE} tokens; "
                 f"got {list(timescales)}. Try [1024]."
             )
         return timescales
@@ -223,6 +231,27 @@ class HypervectorStreamConfig(Config):
                 "model.hypervector_stream.hd_dim must be a multiple of model.width; "
                 f"got {self.hd_dim} and {width}. Try {nearest}."
             )
+
+    def capacity_warnings(self) -> list[str]:
+        """Return a sentence for each kind of bundle that holds more tokens than can be read back."""
+        size = self.hd_dim or 0
+        room = size // NUMBERS_PER_TOKEN
+        rule = f"chunk should be at most hd_dim / {NUMBERS_PER_TOKEN} = {room} tokens; got {self.chunk}"
+        kinds = [(rule, float(self.chunk))]
+        for half_life in self.timescales:
+            # a token of age a is as loud as decay^a: all of them make the noise of 1 / (1 - decay^2) full ones.
+            full = 2 * math.log(2)
+            rule = f"timescales should be at most {size * full / NUMBERS_PER_TOKEN:.3g} tokens with hd_dim {size}"
+            kinds.append((f"{rule}; got {half_life:g}", half_life / full))
+        sentences = []
+        for rule, tokens in kinds:
+            if size < NUMBERS_PER_TOKEN * tokens:
+                least, most = expected_recovery(size, tokens)
+                sentences.append(
+                    f"model.hypervector_stream.{rule}: expect {least:.0%} to {most:.0%} of the latest tokens to be "
+                    "read back."
+                )
+        return sentences
 
     @property
     def past_tokens(self) -> int:

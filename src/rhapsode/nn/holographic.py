@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rhapsode.errors import UserError
+from rhapsode.config import build_config
 from rhapsode.nn.config import HolographicConfig
 from rhapsode.ops.hypervector import ALGEBRAS
 from rhapsode.ops.superposition import read, route, superpose
@@ -37,12 +37,11 @@ class HolographicEmbedding(nn.Module):
             seed: which keys and routes.
 
         Raises:
-            UserError: if there are fewer bundles than hashes or more than ids, or no such algebra.
+            UserError: if there are fewer bundles than hashes or more than ids, or no such algebra or seed.
         """
         super().__init__()
-        HolographicConfig(num_bundles=num_bundles, num_hashes=num_hashes).check_vocabulary(vocab_size)
-        if algebra not in ALGEBRAS:
-            raise UserError(f"model.holographic.algebra must be one of {', '.join(ALGEBRAS)}; got {algebra}.")
+        settings = {"num_bundles": num_bundles, "num_hashes": num_hashes, "algebra": algebra, "seed": seed}
+        build_config(HolographicConfig, settings, "model.holographic").check_vocabulary(vocab_size)
         self.vocab_size = vocab_size
         self.num_hashes = num_hashes
         self.algebra = ALGEBRAS[algebra](dim, seed)

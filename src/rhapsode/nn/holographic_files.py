@@ -76,14 +76,18 @@ def load_embedding(folder: str | Path) -> HolographicEmbedding:
         raise StateError(f"{folder / TENSORS} must be readable; got: {error.strerror}.") from None
     except SafetensorError as error:
         raise StateError(f"{folder / TENSORS} must be a safetensors file; got: {error}.") from None
-    if set(_NAMES) - set(settings) or set(tensors) != {"store", "key_seed"}:
+    numbers = [settings.get(name) for name in _NAMES if name != "algebra"]
+    if not all(type(number) is int for number in numbers) or set(tensors) != {"store", "key_seed"}:
         raise StateError(f"{folder} must hold a holographic embedding; its files hold something else.")
-    if int(tensors["key_seed"]) != settings["seed"]:
+    if tensors["key_seed"].tolist() != settings["seed"]:
         raise StateError(
             f"{folder / SETTINGS} must name the seed that the store was made with; got {settings['seed']} and "
-            f"{int(tensors['key_seed'])}. Restore it: other keys read the store as noise."
+            f"{tensors['key_seed'].tolist()}. Restore it: other keys read the store as noise."
         )
-    embedding = HolographicEmbedding(**{name: settings[name] for name in _NAMES})
+    try:
+        embedding = HolographicEmbedding(**{name: settings[name] for name in _NAMES})
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(f"{folder / SETTINGS} must hold the settings of its store; got: {error}") from None
     if tensors["store"].shape != embedding.store.weight.shape:
         raise StateError(
             f"{folder / TENSORS} must have the sizes in {SETTINGS}; got {tuple(tensors['store'].shape)} and "

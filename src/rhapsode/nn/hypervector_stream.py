@@ -120,9 +120,17 @@ class HypervectorStreamEmbedder(TableEmbedder):
         return self.bundles(self.advance(self.start(past.shape[0]), past))
 
     def prefix(self, bundles: Float[Tensor, "B *L M"] | None, batch: int) -> Float[Tensor, "B P D"]:
-        """Return the positions that stand in front of the tokens; without bundles, those of an empty past."""
+        """Return the positions that stand in front of the tokens; without bundles, those of an empty past.
+
+        Raises:
+            UserError: if the size or number of the bundles is not the model's, or there are others than `batch`.
+        """
         if bundles is None:
             bundles = self.table.weight.new_zeros(batch, self.num_bundles, self.hd_dim)
+        if len(bundles) != batch:
+            raise UserError(
+                f"bundles must be as many as rows of ids; got {len(bundles)} and {batch}. Give those of each row."
+            )
         bundles = self.complete(bundles)
         chunk, count = self.config.chunk, self.per_bundle
         if self.config.adapter == "unbind":
@@ -176,7 +184,7 @@ class HypervectorStreamEmbedder(TableEmbedder):
             UserError: if their size or number is not the model's.
         """
         shaped = bundles[:, None] if bundles.ndim == 2 else bundles
-        if shaped.shape[-1] != self.hd_dim or shaped.shape[1] > self.num_bundles:
+        if shaped.ndim != 3 or shaped.shape[-1] != self.hd_dim or shaped.shape[1] > self.num_bundles:
             raise UserError(
                 f"bundles must have model.hypervector_stream.hd_dim = {self.hd_dim} numbers, and be at most "
                 f"{self.num_bundles}; got shape {tuple(bundles.shape)}. Make them with the same model's encode."

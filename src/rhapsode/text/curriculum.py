@@ -41,21 +41,35 @@ class Curriculum(Config):
 
 
 class WeightedReader:
-    """The documents of some readers, `weight` times."""
+    """The documents of one source, `weight` times."""
 
-    def __init__(self, readers: Sequence[Reader], weight: float) -> None:
+    def __init__(self, source: str, readers: Sequence[Reader], weight: float) -> None:
+        self._source = source
         self._readers = list(readers)
         self._weight = weight
 
     def documents(self) -> Iterator[RawDocument]:
-        """Yield all documents for every whole unit of the weight, and then the share that is left."""
+        """Yield all documents for every whole unit of the weight, and then the share that is left.
+
+        Raises:
+            UserError: if that is no document at all.
+        """
         for _ in range(int(self._weight)):
             for reader in self._readers:
                 yield from reader.documents()
         rest = self._weight - int(self._weight)
         if rest > 0:
-            for reader in self._readers:
-                yield from (document for document in reader.documents() if _place(document.name) < rest)
+            seen = taken = 0
+            for document in (document for reader in self._readers for document in reader.documents()):
+                seen += 1
+                if _place(document.name) < rest:
+                    taken += 1
+                    yield document
+            if self._weight < 1 and not taken:
+                raise UserError(
+                    f"a curriculum's weight below 1 takes whole documents, and must take one; got {self._weight:g} "
+                    f"of the {seen} of {self._source}. Raise it."
+                )
 
 
 def curriculum_names() -> list[str]:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 PIECE_CHARS = 1 << 17
-# no token of any tokenizer here reaches from a character that is not white into white space: see `bpe.PATTERN`.
+# no token of bytes, chars or bpe reaches from a character that is not white into white space (see `bpe.PATTERN`); those
+# of ngram do, but not over a cut, since it encodes in these same pieces.
 _SAFE_CUT = re.compile(r"(?<=\S)[ \t\r\n]")
 
 

@@ -36,7 +36,10 @@ def open_readers(sources: Sequence[str], setting: str = "SOURCE") -> list[Reader
     for source in sources:
         if source.startswith(PREFIX):
             curriculum = load_curriculum(source.removeprefix(PREFIX))
-            readers += [WeightedReader(open_readers([one.source], setting), one.weight) for one in curriculum.sources]
+            readers += [
+                WeightedReader(one.source, open_readers([one.source], setting), one.weight)
+                for one in curriculum.sources
+            ]
             continue
         if source == "-" or source in _STDLIB or source.startswith("stdlib:"):
             if source not in seen:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rhapsode.errors import UserError
+from rhapsode.models.config import ModelConfig
+from rhapsode.runfolder import RunFolder
 from rhapsode.text.config import DataConfig, TokenizerConfig
 from rhapsode.text.prepare import encode_split
 from rhapsode.text.shards import Corpus, TokenArray, is_prepared, load_corpus
 from rhapsode.text.split import TextSplit, open_sources
-from rhapsode.text.tokenizer import Tokenizer, train_tokenizer
+from rhapsode.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 Progress = Callable[[int, int], None]
 
@@ -86,6 +88,22 @@ def choose_tokenizer(
         return given
     assert data.split is not None
     return train_tokenizer(data.split.texts("train"), config, say)
+
+
+def check_store(model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a saved store of vectors whose ids are those of another tokenizer.
+
+    Raises:
+        UserError: naming the tokenizer that it was trained with.
+    """
+    if model.embed != "holographic" or model.holographic.store is None:
+        return
+    path = RunFolder(model.holographic.store).tokenizer
+    if path.is_file() and load_tokenizer(path).fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"model.holographic.store must be of the model's tokenizer; {model.holographic.store} was trained with "
+            f"another. Add --tokenizer {path}."
+        )
 
 
 def encode_data(data: Data, tokenizer: Tokenizer, progress: Progress | None = None) -> Corpus:

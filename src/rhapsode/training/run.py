@@ -2,6 +2,7 @@
 
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from rhapsode.text.tokenizer import Tokenizer, load_tokenizer
 from rhapsode.training.checkpoint import Progress, latest_checkpoint, load_weights
 from rhapsode.training.config import Recipe
 from rhapsode.training.controls import control_figures, counted_head
-from rhapsode.training.data import Data, choose_tokenizer, encode_data, open_data
+from rhapsode.training.data import Data, check_store, choose_tokenizer, encode_data, open_data
 from rhapsode.training.encoder import has_encoder, train_encoder
 from rhapsode.training.hardware import Hardware, apply_hardware, resolve_hardware
 from rhapsode.training.loop import Loop, Report, metrics_of, quiet
@@ -96,6 +97,9 @@ def plan_run(request: Request) -> tuple[Plan, Hardware, Data]:
         vocab_size = MIN_VOCAB_SIZE if config.kind == "bytes" else config.max_vocab_size or MIN_VOCAB_SIZE
         per_token = BYTES_PER_TOKEN.get(config.kind, 1.0)
     plan, hardware = _plan(recipe, params, vocab_size, max(1, int(data.train_bytes / per_token)))
+    if plan.model.streams:
+        for sentence in plan.model.hypervector_stream.capacity_warnings():
+            warnings.warn(sentence, stacklevel=2)
     return plan, hardware, data
 
 
@@ -197,6 +201,7 @@ def _prepare(request: Request, folder: RunFolder, saved: dict[str, Any] | None, 
             check_given(recipe, tokenizer.vocab_size)
         elif cap is not None and tokenizer.vocab_size < cap:
             observer.say(f"vocabulary: {cap} ids in the budget, {tokenizer.vocab_size} learnt: sizes are solved again")
+    check_store(recipe.model, tokenizer)
     corpus = encode_data(data, tokenizer)
     observer.say(
         f"{tokenizer.kind} tokenizer: {tokenizer.vocab_size} ids, "

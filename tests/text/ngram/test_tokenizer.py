@@ -1,6 +1,7 @@
 """Encodings, growth, files and speed of the n-gram tokenizer; what all kinds do is tested for all kinds."""
 
 import json
+import random
 import time
 from pathlib import Path
 
@@ -31,6 +32,22 @@ def test_encodings(ngram: NgramTokenizer, prose: str) -> None:
     assert ngram.fingerprint != greedy.fingerprint
     config = build_config(TokenizerConfig, {"kind": "ngram", "encoding": "greedy"}, "tokenizer")
     assert NgramTokenizer.train([text], config).encoding == "greedy"
+
+
+@pytest.mark.parametrize("encoding", ["shortest", "greedy"])
+def test_bytes_that_are_no_text_are_written_as_all_others(ngram: NgramTokenizer, prose: str, encoding: str) -> None:
+    data = bytes(random.Random(0).choices(prose[:1000].encode() + bytes(range(256)), k=5_000))
+    plain = shortest_plain if encoding == "shortest" else greedy_plain
+    tokenizer = NgramTokenizer(ngram.learnt, encoding)
+    assert tokenizer.encode(data).tolist() == plain(ngram.learnt, data)
+
+
+def test_megabytes_of_broken_text_encode_in_linear_time(ngram: NgramTokenizer) -> None:
+    data = b"a\xe9" * 2_000_000
+    begin = time.process_time()
+    ids = ngram.encode(data)
+    assert time.process_time() - begin < 5
+    assert ngram.decode_bytes(ids) == data
 
 
 def test_long_text_is_cut_alike_however_many_threads(ngram: NgramTokenizer, prose: str) -> None:

@@ -32,3 +32,6 @@ def test_a_short_training_warms_up_for_a_fifth_of_it() -> None:
     assert EmbeddingConfig(max_steps=50).warmup_steps == 10
     with pytest.raises(UserError, match=r"--warmup-steps must be below --max-steps; got 50 and 50. Try 10"):
         build_config(EmbeddingConfig, {"max_steps": 50, "warmup_steps": 50})
+    with pytest.raises(UserError, match=r"--warmup-steps must be below --max-steps; got 1 and 1. Try 0"):
+        build_config(EmbeddingConfig, {"max_steps": 1, "warmup_steps": 1})
+    assert EmbeddingConfig(max_steps=1).warmup_steps == 0

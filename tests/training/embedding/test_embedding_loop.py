@@ -11,6 +11,7 @@ import torch
 from rhapsode.errors import StateError, UserError
 from rhapsode.nn.holographic import HolographicEmbedding
 from rhapsode.runfolder import RunFolder
+from rhapsode.training.checkpoint import Progress, save_checkpoint
 from rhapsode.training.embedding.config import EmbeddingConfig
 from rhapsode.training.embedding.data import Pairs, held_out, neighbour_batches, synthetic_batches, text_batches
 from rhapsode.training.embedding.loop import EmbeddingLoop
@@ -80,6 +81,11 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     progress, figures = again.train(resume=True)
     assert figures == expected
     assert progress.step == 40
+    assert again.grad_norm == whole.grad_norm
+    # a training that has ended goes no further, and says the same.
+    ended = make_loop(tmp_path / "cut", negatives=64, save_every=10)
+    assert ended.train(resume=True)[1] == expected
+    assert ended.grad_norm == whole.grad_norm
     assert torch.equal(again.embedding.store.weight, whole.embedding.store.weight)
     assert (tmp_path / "cut/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
 
@@ -88,6 +94,9 @@ def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:
     make_loop(tmp_path, max_steps=2).train()
     with pytest.raises(StateError, match="must be of an embedding of this size; it is of another"):
         make_loop(tmp_path, max_steps=2, num_bundles=51).train(resume=True)
+    save_checkpoint(RunFolder(tmp_path), {"other": torch.zeros(1)}, Progress(step=3))
+    with pytest.raises(StateError, match="must be of an embedding of this size; it is of another"):
+        make_loop(tmp_path, max_steps=2).train(resume=True)
 
 
 def test_patience_stops_and_the_best_store_stays(tmp_path: Path) -> None:
@@ -124,6 +133,14 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
         StateError, match=r"must have a finite loss; it was not a number at step 1\. Lower --learning-rate"
     ):
         loop.train()
+
+
+def test_any_seed_can_draw_negatives(tmp_path: Path) -> None:
+    seed = 2**62 - 1
+    loop, other = make_loop(tmp_path, negatives=64, seed=seed), make_loop(tmp_path, negatives=64, seed=seed)
+    pairs = loop.batch_of(0)
+    losses = [loop.target.loss(loop.embedding, pairs, step).item() for step in (0, 0, 1)]
+    assert losses[0] == losses[1] == other.target.loss(other.embedding, pairs, 0).item() != losses[2]
 
 
 def test_sampled_negatives_estimate_the_whole_loss(tmp_path: Path) -> None:
@@ -171,6 +188,30 @@ def test_neighbours_in_text_become_neighbours_in_the_space() -> None:
     alike = (torch.arange(20)[:, None] - torch.arange(20)) % 2 == 0
     off = ~torch.eye(20, dtype=torch.bool)
     assert cosines[alike & off].mean() > cosines[~alike].mean() + 0.3
+
+
+def test_a_token_is_no_neighbour_of_itself() -> None:
+    config = EmbeddingConfig.model_validate({**BASE, "vocab_size": 20})
+    embedding = HolographicEmbedding(20, 16, 20)
+    torch.nn.init.normal_(embedding.store.weight, generator=torch.Generator().manual_seed(0))
+    target = SkipGram(config, torch.ones(20, dtype=torch.int64))
+    vectors = torch.nn.functional.normalize(embedding.weight.detach(), dim=-1)
+    logits = (vectors @ vectors.T / config.temperature).fill_diagonal_(-math.inf)
+    nearest = logits.argmax(1)
+    ids = torch.arange(20)
+    scores = target.score(embedding, Pairs(ids, nearest))
+    # nothing else is nearer than the nearest.
+    assert (scores.top1, scores.top5, scores.count) == (20, 20, 20)
+    expected = torch.nn.functional.cross_entropy(logits, nearest, reduction="sum").item()
+    assert scores.nats == pytest.approx(expected, rel=1e-5)
+    # where a token is its own neighbour, it is found first.
+    assert target.score(embedding, Pairs(ids, ids)).top1 == 20
+    # in training, a row whose only other candidate is its own token has nothing to tell apart.
+    config = config.model_copy(update={"spectral_weight": 0.0})
+    loss = SkipGram(config, torch.ones(20, dtype=torch.int64)).loss(
+        embedding, Pairs(torch.tensor([3, 5]), torch.tensor([5, 3])), 0
+    )
+    assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_batches_are_functions_of_their_number() -> None:

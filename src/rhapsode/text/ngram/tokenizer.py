@@ -80,6 +80,12 @@ class NgramTokenizer(Tokenizer):
         more = learn_ngrams(sample_bytes(texts), cap - self.vocab_size, fixed=self.learnt)
         return NgramTokenizer([*self.learnt, *more], self.encoding)
 
+    def encode(self, text: str | bytes) -> UInt[np.ndarray, " N"]:
+        """Return the ids of `text`, see `Tokenizer`; bytes that are not UTF-8 are written as all others are."""
+        if isinstance(text, str):
+            return super().encode(text)
+        return self._encode_text(text.decode("utf-8", "surrogateescape"))
+
     def _encode_text(self, text: str) -> UInt[np.ndarray, " N"]:
         # the pieces are the same that `prepare` cuts, so that ids do not depend on how the text came.
         pieces = list(cut_pieces((text,)))
@@ -91,7 +97,7 @@ class NgramTokenizer(Tokenizer):
             return np.concatenate(list(pool.map(self._encode_piece, pieces)))
 
     def _encode_piece(self, text: str) -> UInt[np.ndarray, " N"]:
-        data = np.frombuffer(text.encode(), dtype=np.uint8)
+        data = np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)
         ids = self._automaton.shortest(data) if self.encoding == "shortest" else self._automaton.greedy(data)
         return ids.astype(self.dtype)
 

@@ -77,12 +77,12 @@ class EmbeddingConfig(Config):
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> "EmbeddingConfig":
-        if self.warmup_steps >= self.max_steps and self.max_steps > 1 and self.warmup_steps > 0:
+        if self.warmup_steps >= self.max_steps:
             # a shorter training than usual keeps its shape: a fifth of it is the rise.
             if "warmup_steps" in self.model_fields_set:
                 raise UserError(
                     f"--warmup-steps must be below --max-steps; got {self.warmup_steps} and {self.max_steps}. "
-                    f"Try {max(1, self.max_steps // 5)}."
+                    f"Try {self.max_steps // 5}."
                 )
             object.__setattr__(self, "warmup_steps", self.max_steps // 5)
         return self

@@ -20,6 +20,7 @@ from rhapsode.training.embedding.objectives import Target
 LOG_EVERY = 10
 _STORE = "store"
 _BEST = "best"
+_GRAD_NORM = "grad_norm"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class EmbeddingLoop:
 
     def _save(self, progress: Progress) -> None:
         weight = self.embedding.store.weight
-        tensors: dict[str, Tensor] = {_STORE: weight, _BEST: self.best}
+        tensors: dict[str, Tensor] = {_STORE: weight, _BEST: self.best, _GRAD_NORM: torch.tensor(self.grad_norm)}
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state[weight].items()}
         save_checkpoint(self.folder, tensors, progress)
 
@@ -154,10 +155,11 @@ class EmbeddingLoop:
             return Progress()
         tensors, progress = load_checkpoint(path)
         weight = self.embedding.store.weight
-        if set(tensors) < {_STORE, _BEST} or tensors[_STORE].shape != weight.shape:
+        if not {_STORE, _BEST, _GRAD_NORM} <= set(tensors) or tensors[_STORE].shape != weight.shape:
             raise StateError(f"{path} must be of an embedding of this size; it is of another. Train again.")
         weight.data.copy_(tensors[_STORE])
         self.best = tensors[_BEST]
+        self.grad_norm = tensors[_GRAD_NORM].item()
         state = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
         if state:
             self.optimizer.state[weight] = state

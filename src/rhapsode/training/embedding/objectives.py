@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -26,6 +27,8 @@ from rhapsode.training.embedding.data import Pairs
 
 _ALL_UP_TO = 8_192
 _SAMPLE = 4_096
+# marks the random stream of negatives, apart from that of batches.
+_NEGATIVES = 1
 _SPECTRAL = {"log_variance": bounded_log_variance, "log_det": log_det, "covariance": off_diagonal}
 
 
@@ -41,6 +44,9 @@ class Scores:
 
 class Target(ABC):
     """An objective."""
+
+    leaves_itself_out = False
+    """Whether what is asked is no candidate for itself, unless it is what is wanted."""
 
     def __init__(self, config: EmbeddingConfig) -> None:
         self.config = config
@@ -64,8 +70,11 @@ class Target(ABC):
         queries = F.normalize(embedding(pairs.inputs), dim=-1)
         nats, top1, top5 = 0.0, 0, 0
         at_once = max(1, MAX_LOGITS // len(directions))
-        for rows, wanted in zip(torch.split(queries, at_once), torch.split(pairs.targets, at_once), strict=True):
+        parts = (torch.split(part, at_once) for part in (queries, pairs.inputs, pairs.targets))
+        for rows, asked, wanted in zip(*parts, strict=True):
             logits = rows @ directions.T / self.config.temperature
+            if self.leaves_itself_out:
+                logits[torch.arange(len(rows)), asked] += torch.where(asked == wanted, 0.0, -torch.inf)
             nats += float(F.cross_entropy(logits, wanted, reduction="sum"))
             hits = logits.topk(min(5, len(directions)), dim=1).indices == wanted[:, None]
             top1, top5 = top1 + int(hits[:, 0].sum()), top5 + int(hits.any(1).sum())
@@ -105,8 +114,8 @@ class Addressing(Target):
         if sample == 0:
             return infonce(vectors, self.table, targets, self.config.temperature)
         # the generator's stream is the step's alone, so that a resume draws what it would have drawn.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        drawn = torch.randint(0, size, (sample,), generator=generator)
+        generator = np.random.default_rng([self.config.seed, step, _NEGATIVES])
+        drawn = torch.from_numpy(generator.integers(0, size, sample))
         expected = vectors.new_full((sample,), sample / size).log()
         same = drawn == targets[:, None]
         return infonce_sampled(vectors, self.table[targets], self.table[drawn], expected, same, self.config.temperature)
@@ -149,7 +158,12 @@ class Distil(Addressing):
 
 
 class SkipGram(Target):
-    """Find a neighbour in text: in-batch negatives, corrected for how frequent each is."""
+    """Find a neighbour in text: in-batch negatives, corrected for how frequent each is.
+
+    A token is no negative of itself: its own vector is always the nearest, and would hide every neighbour.
+    """
+
+    leaves_itself_out = True
 
     def __init__(self, config: EmbeddingConfig, counts: Int[Tensor, " C"]) -> None:
         super().__init__(config)
@@ -163,9 +177,9 @@ class SkipGram(Target):
         """InfoNCE of each neighbour against those of the others in the batch, and a spectral term."""
         both = embedding(torch.cat([pairs.inputs, pairs.targets]))
         vectors, others = both.chunk(2)
-        # a row's own neighbour is masked below, and so is every other occurrence of it.
+        # masked below: every other occurrence of a row's neighbour, and of the row's token itself.
         expected = self._log_shares[pairs.targets] + torch.log(torch.tensor(float(len(others))))
-        same = pairs.targets == pairs.targets[:, None]
+        same = (pairs.targets == pairs.targets[:, None]) | (pairs.targets == pairs.inputs[:, None])
         nats = infonce_sampled(vectors, others, others, expected, same, self.config.temperature)
         total: Tensor = nats + self._spectral(both)
         return total

@@ -1,5 +1,6 @@
 """A whole training of an embedding: data, objective, loop, figures, files. What `rhapsode embed train` does."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -64,6 +65,14 @@ class _Material:
     validation: np.ndarray | None
     teacher: torch.Tensor | None
 
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal: equal for equal text in equal ids, and for equal teachers."""
+        digest = hashlib.sha256(b"" if self.tokenizer is None else self.tokenizer.fingerprint.encode())
+        for values in (self.train, self.validation, None if self.teacher is None else self.teacher.numpy()):
+            if values is not None:
+                digest.update(values.tobytes())
+        return digest.hexdigest()
+
 
 def run_embedding(
     request: EmbeddingRequest,
@@ -83,19 +92,30 @@ def run_embedding(
 
     Raises:
         UserError: if what was asked for is wrong.
-        StateError: if the folder is in use or damaged, or the loss is not a number.
+        StateError: if the folder is in use or damaged, a resume finds other text than it began with, or the loss is
+            not a number.
     """
     folder = RunFolder(out)
     asked_in = folder.path / REQUEST
+    if folder.exists():
+        raise UserError(f"--out must name a folder without a run; got {folder.path}, which has one. Choose another.")
     if asked_in.exists() and not (resume or overwrite):
         raise UserError(
             f"--out must name a folder without an embedding; got {folder.path}, which has one. "
             "Use --resume to go on with it or --overwrite to replace it."
         )
-    if resume and asked_in.exists() and read_json(asked_in) != request.as_json():
-        raise StateError(f"--resume must repeat what {asked_in} says; something differs. Repeat it or use --overwrite.")
     resume = resume and asked_in.exists()
+    began = read_json(asked_in) if resume else {}
+    asked = request.as_json()
+    if resume and {name: began.get(name) for name in asked} != asked:
+        raise StateError(f"--resume must repeat what {asked_in} says; something differs. Repeat it or use --overwrite.")
     material = _gather(request)
+    asked["material"] = material.fingerprint()
+    if resume and began.get("material") != asked["material"]:
+        raise StateError(
+            "--resume must find the text, tokenizer and teacher that the training began with; one has changed. "
+            "Train again with --overwrite."
+        )
     config = material.config
     embedding = HolographicEmbedding(
         config.vocab_size, config.dim, config.num_bundles, config.num_hashes, config.algebra, config.seed
@@ -104,13 +124,13 @@ def run_embedding(
     # small beside what a hundred steps of 1e-3 can move: directions are what is learnt.
     torch.nn.init.normal_(embedding.store.weight, std=0.02, generator=torch.Generator().manual_seed(config.seed))
     batch_of, held = _batches(config, material)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.claim()
     with folder.lock():
         folder.checkpoints.mkdir(exist_ok=True)
         if not resume:
             for old in folder.checkpoints.iterdir():
                 old.unlink()
-            write_json(asked_in, request.as_json())
+            write_json(asked_in, asked)
             if material.tokenizer is not None:
                 material.tokenizer.save(folder.tokenizer)
         loop = EmbeddingLoop(embedding, target, config, batch_of, held_out(held, config.eval_batches), folder, say)

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from rhapsode.errors import UserError
 from rhapsode.nn.holographic_files import load_embedding
 from rhapsode.runfolder import RunFolder
-from rhapsode.text.config import DataConfig
-from rhapsode.text.split import open_sources
+from rhapsode.text.sources import open_readers
 from rhapsode.text.tokenizer import Tokenizer, load_tokenizer
 
 _WORD = re.compile(rb" ?[A-Za-z]{2,}")
@@ -73,19 +72,21 @@ class Space:
         """Return the paragraphs of some text nearest to a query.
 
         Raises:
-            UserError: if the query is empty or a source cannot be read.
+            UserError: if the query is empty, or the sources cannot be read or hold nothing but white space.
         """
-        split = open_sources(list(sources), DataConfig())
-        texts = [one.text for part in ("train", "validation", "calibration") for one in split.documents(part)]
+        asked = self._ids(query)
+        texts = ["".join(one.blocks) for reader in open_readers(list(sources)) for one in reader.documents()]
         paragraphs = list(dict.fromkeys(p.strip() for text in texts for p in re.split(r"\n\s*\n", text) if p.strip()))
+        if not paragraphs:
+            raise UserError("SOURCE must hold text to be searched; got only white space. Check the files.")
         encoded = [self.tokenizer.encode(paragraph).astype(np.int64) for paragraph in paragraphs]
         shares = np.bincount(np.concatenate(encoded), minlength=self.tokenizer.vocab_size).astype(np.float64)
         weights = torch.from_numpy(1e-3 / (1e-3 + shares / shares.sum())).float()
         means = torch.stack([self._weighted(ids, weights) for ids in encoded])
         common = torch.linalg.svd(means, full_matrices=False).Vh[0] if len(means) > 1 else torch.zeros_like(means[0])
         rows = F.normalize(means - (means @ common)[:, None] * common, dim=-1)
-        asked = self._weighted(self._ids(query), weights)
-        scores = rows @ F.normalize(asked - (asked @ common) * common, dim=-1)
+        wanted = self._weighted(asked, weights)
+        scores = rows @ F.normalize(wanted - (wanted @ common) * common, dim=-1)
         best = scores.topk(min(count, len(paragraphs)))
         return [Near(paragraphs[i], s) for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
