@@ -169,7 +169,8 @@ class Decoder(nn.Module):
             raise StateError("bundles must come with the first call of a sequence; they came with a later one.")
 
     def _check_ids(self, ids: Tensor) -> None:
-        if torch.compiler.is_compiling() or not ids.numel():
+        # elsewhere looking at them would wait for the device, which refuses them itself.
+        if torch.compiler.is_compiling() or not ids.numel() or ids.device.type != "cpu":
             return
         if ids.is_floating_point():
             raise UserError(f"ids and labels must be whole numbers; got {ids.dtype}. Give int64.")
