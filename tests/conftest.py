@@ -23,7 +23,7 @@ install_import_hook("rhapsode", "shape_checker.check")
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give every test its own home, refuse connections, and undo the processor mode that a training sets."""
+    """Give every test its own home, refuse connections, and undo the mode and threads that a training sets."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
@@ -32,6 +32,8 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         raise AssertionError("a test tried to reach the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     yield
     if "torch" in sys.modules:
         # hypothesis refuses to draw floats where denormals are flushed.
@@ -42,3 +44,12 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def out(tmp_path: Path) -> Path:
     """A folder that does not exist yet."""
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight documents of random words, about 9 kB; read-only."""
+    # memory is tested without torch, which this imports.
+    from tiny_runs import write_texts
+
+    return write_texts(tmp_path_factory.mktemp("source") / "texts")

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,7 @@ from rhapsode import api
 from rhapsode.cli import run as cli
 from rhapsode.errors import StateError, UserError
 from rhapsode.runfolder import RunFolder, read_json
-from tiny_runs import FLAGS, TIMES, fingerprint, make_words, tiny_settings, train_tiny, write_texts
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_texts(tmp_path_factory.mktemp("source") / "texts")
+from tiny_runs import FLAGS, TIMES, fingerprint, make_words, tiny_settings, train_tiny
 
 
 @pytest.fixture(scope="module")

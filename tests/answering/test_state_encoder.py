@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,6 @@ from tiny_runs import make_words, train_tiny, write_texts
 
 CONFIG = StateEncoderConfig(width=24, passages=64, passage_chars=64, steps=20, batch_size=32)
 TEXTS = [make_words(400, seed=seed) for seed in range(3)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
-"""The command line as a function, one finished run, and text to train on."""
+"""The command line as a function, and one finished run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from rhapsode.cli import run as run_line
-from tiny_runs import train_tiny, write_texts
+from tiny_runs import train_tiny
 
 
 @dataclass(frozen=True)
@@ -23,15 +22,6 @@ class Done:
 Command = Callable[..., Done]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A training sets the number of threads of its process; give it back."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run `rhapsode WORDS...` in this process."""
@@ -43,12 +33,6 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Done(code, captured.out, captured.err)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight documents of random words; read-only."""
-    return write_texts(tmp_path_factory.mktemp("source") / "texts")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Small models for the tests of generation: random ones, and one that speaks a given text."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -12,15 +12,6 @@ from rhapsode.models.decoder import Decoder, build_decoder
 from rhapsode.text.bytes_tokenizer import BytesTokenizer
 
 SMALL = {"vocab_size": 259, "width": 32, "num_layers": 2, "num_heads": 4, "seq_len": 16}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are not worth a second thread, and waiting for one that is busy takes most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

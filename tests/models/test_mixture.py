@@ -1,6 +1,5 @@
 """A mixture against its parts: step by step, over a text, with closed gates, and fitted on calibration text."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,6 @@ from rhapsode.models.scoring import score_tokens
 from rhapsode.text.shards import TokenArray
 
 VOCAB, WIDTH, SEQ_LEN = 20, 16, 8
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model(**settings: Any) -> Decoder:

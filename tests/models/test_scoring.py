@@ -1,6 +1,5 @@
 """Scores are those of reading every prefix anew; figures are those that a person gets by hand."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,6 @@ from rhapsode.text.bytes_tokenizer import BytesTokenizer
 from rhapsode.text.shards import TokenArray
 
 SEQ_LEN = 8
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model(**settings: Any) -> Decoder:

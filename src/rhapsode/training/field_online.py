@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rhapsode.nn.field.field import Field, FieldOutput
+from rhapsode.nn.field.field import Field
+from rhapsode.nn.field.head import FieldOutput
 from rhapsode.nn.field.relocation import Judge, Relocator
 from rhapsode.nn.field.statistics import UnitStatistics
 from rhapsode.ops.field.interpolation import interpolation_weights

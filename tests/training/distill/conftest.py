@@ -1,28 +1,11 @@
-"""A tiny run as a teacher, and one thread."""
+"""A tiny run as a teacher."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from rhapsode.training.distill.decoder_teacher import DecoderTeacher
-from tiny_runs import train_tiny, write_texts
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A training sets the number of threads of its process; give it back."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight documents of random words; read-only."""
-    return write_texts(tmp_path_factory.mktemp("source") / "texts")
+from tiny_runs import train_tiny
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from rhapsode.models.field.config import FieldModelConfig
 from rhapsode.models.field.contexts import ContextProjection, ContextSource, SparseContexts, last_windows
 from rhapsode.models.field.shortlist import Shortlist
 from rhapsode.nn.field import Field
-from rhapsode.nn.field.field import FieldOutput
+from rhapsode.nn.field.head import FieldOutput
 from rhapsode.nn.linear import Linear
 from rhapsode.nn.norm import rms_norm
 from rhapsode.ops.sketch.whitening import Whitening

@@ -8,18 +8,16 @@ from torch import Tensor, nn
 
 from rhapsode.errors import StateError
 from rhapsode.nn.field.config import FieldConfig
-from rhapsode.nn.field.field import FieldOutput, random_decoder
 from rhapsode.nn.field.half_table import HalfTable
-from rhapsode.nn.field.search import UnitSearch
-from rhapsode.ops.field.evaluate import FieldParts, Shape, Units, evaluate
+from rhapsode.nn.field.head import SMALLEST_LOG, FieldHead, FieldOutput, random_units
+from rhapsode.ops.field.evaluate import FieldParts, Units, evaluate
 
 _BLOCK = 4096
 # floats of touched rows that a query gathers at once: 256 MB.
 _GATHERED = 1 << 26
-_SMALLEST = 1e-3
 
 
-class LargeField(nn.Module):
+class LargeField(FieldHead):
     """The field of `Field`, stored in 2 N (D + 3 + 3 R) bytes and as much again for centres under balls and products.
 
     In training mode `forward` gathers the rows that the batch touches as float32 leaves; after `loss.backward()`,
@@ -39,10 +37,7 @@ class LargeField(nn.Module):
             masters: rows that keep float32 masters, 4 (D + 3 + 3 R) bytes each; 0 writes with stochastic rounding.
             draw: False leaves the units zero, for one who loads them and need not wait.
         """
-        super().__init__()
-        self.config, self.in_dim, self.out_dim = config, in_dim, out_dim
-        rank = config.rank if config.rank is not None and config.rank < out_dim else None
-        self.rank = rank or out_dim
+        super().__init__(in_dim, out_dim, config)
         generator = torch.Generator().manual_seed(seed)
         number = config.num_units
         self.planes = HalfTable(number, in_dim + 3, masters, seed)
@@ -51,25 +46,8 @@ class LargeField(nn.Module):
         for start in range(0, number if draw else 0, _BLOCK):
             self._fill(start, min(_BLOCK, number - start), generator)
         self.register_buffer("moments", torch.zeros(3, number))
-        self.log_temperature = nn.Parameter(torch.zeros(()))
-        self.decoder = nn.Parameter(random_decoder(rank, out_dim, generator)) if rank else None
-        self.bias = nn.Parameter(torch.zeros(out_dim))
-        self.search = UnitSearch(config, in_dim)
+        self._add_output(generator)
         self._pending: tuple[Tensor, list[Tensor]] | None = None
-
-    @property
-    def shape(self) -> Shape:
-        """The names of the gate, blend and interpolation."""
-        return Shape(self.config.gate, self.config.blend, self.config.interpolation)
-
-    @property
-    def num_units(self) -> int:
-        """N."""
-        return self.config.num_units
-
-    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
-        """Map features, taken as float32, to outputs."""
-        return self.explain(x).outputs
 
     def explain(self, x: Float[Tensor, "B D"]) -> FieldOutput:
         """Return the outputs with the active units and their parts."""
@@ -86,18 +64,7 @@ class LargeField(nn.Module):
                 for some, part in zip(torch.split(x, rows), torch.split(ids, rows), strict=True)
             ]
             parts = FieldParts(*(torch.cat(column) for column in zip(*pieces, strict=True)))
-        return FieldOutput(self.decode(parts.values) + self.bias, ids, parts)
-
-    def decode(self, values: Float[Tensor, "B R"]) -> Float[Tensor, "B V"]:
-        """Map control space to outputs, without the bias."""
-        return values if self.decoder is None else values @ self.decoder
-
-    def encode(self, outputs: Float[Tensor, "B V"]) -> Float[Tensor, "B R"]:
-        """Return the controls whose decoded value is nearest to `outputs` in least squares."""
-        if self.decoder is None:
-            return outputs
-        nearest: Tensor = torch.linalg.lstsq(self.decoder.T, outputs.T).solution.T
-        return nearest
+        return self._output(ids, parts)
 
     @torch.no_grad()
     def update_units(self, learning_rate: float, decay: float = 0.99) -> Float[Tensor, " N"]:
@@ -138,7 +105,7 @@ class LargeField(nn.Module):
     @torch.no_grad()
     def write_units(self, ids: Int[Tensor, " M"], units: Units) -> None:
         """Replace the named units, and forget their second moments."""
-        self.planes.write(ids, torch.cat([units.normals, units.offsets.unsqueeze(1), units.bands.log()], 1))
+        self.planes.write(ids, _plane_rows(units))
         self.controls.write(ids, units.controls.flatten(1))
         if self.balls is not None and units.centres is not None:
             self.balls.write(ids, units.centres)
@@ -163,17 +130,11 @@ class LargeField(nn.Module):
         return [self.planes, self.controls, *([] if self.balls is None else [self.balls])]
 
     def _fill(self, start: int, count: int, generator: torch.Generator) -> None:
-        normals = torch.randn(count, self.in_dim, generator=generator)
-        normals /= normals.norm(dim=1, keepdim=True)
-        if self.balls is None:
-            offsets = torch.randn(count, generator=generator)
-        else:
-            centres = torch.randn(count, self.in_dim, generator=generator)
-            self.balls.fill(start, centres)
-            offsets = -(normals * centres).sum(1)
-        bands = torch.full((count, 2), self.config.band).log()
-        self.planes.fill(start, torch.cat([normals, offsets.unsqueeze(1), bands], 1))
-        self.controls.fill(start, 0.01 * torch.randn(count, 3 * self.rank, generator=generator))
+        units = random_units(self.config, self.in_dim, self.rank, count, generator)
+        self.planes.fill(start, _plane_rows(units))
+        self.controls.fill(start, units.controls.flatten(1))
+        if self.balls is not None and units.centres is not None:
+            self.balls.fill(start, units.centres)
 
     def _stored(self) -> Units:
         """Return views of the tables for a search, which reads neither bands nor controls."""
@@ -200,4 +161,9 @@ class LargeField(nn.Module):
 
     def _project(self, rows: Tensor) -> None:
         rows[:, : self.in_dim] /= rows[:, : self.in_dim].norm(dim=1, keepdim=True).clamp_min(1e-12)
-        rows[:, -2:].clamp_(min=float(torch.tensor(_SMALLEST).log()))
+        rows[:, -2:].clamp_(min=SMALLEST_LOG)
+
+
+def _plane_rows(units: Units) -> Float[Tensor, "M D_plus_3"]:
+    """Normals, offsets and the logarithms of both bands, side by side."""
+    return torch.cat([units.normals, units.offsets.unsqueeze(1), units.bands.log()], 1)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rhapsode.nn.field.config import FieldConfig, RelocationConfig
-from rhapsode.nn.field.field import FieldOutput
+from rhapsode.nn.field.head import FieldOutput
 from rhapsode.nn.field.statistics import UnitStatistics
 from rhapsode.ops.field.evaluate import Units
 

@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rhapsode.ops.field.gates import effective_units
-
 
 class UnitStatistics(nn.Module):
     """Decayed sums for each of N units, kept as float32 buffers that are saved with a field.
@@ -103,11 +101,3 @@ class UnitStatistics(nn.Module):
 def kth_smallest(values: Float[Tensor, " N"], quantile: float) -> float:
     """Return the value at that quantile, no interpolation. O(N); `torch.quantile` refuses more than 16M values."""
     return float(values.kthvalue(max(1, int(quantile * len(values)))).values)
-
-
-def blend_summary(weights: Float[Tensor, "B K"]) -> dict[str, float]:
-    """Return how many of the active units decide: the mean effective number, and the mean largest weight."""
-    return {
-        "effective_units": float(effective_units(weights).mean()),
-        "largest_weight": float(weights.amax(1).mean()),
-    }

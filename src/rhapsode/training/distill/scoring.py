@@ -11,7 +11,7 @@ from torch import Tensor
 from rhapsode.models.field.model import FieldModel
 from rhapsode.models.field.shortlist import class_log_probs
 from rhapsode.models.scoring import bits_per_byte
-from rhapsode.nn.field.field import FieldOutput
+from rhapsode.nn.field.head import FieldOutput
 from rhapsode.ops.statistics import ratio_interval
 from rhapsode.text.tokenizer import Tokenizer
 from rhapsode.training.distill.blocks import Block, BlockReader
