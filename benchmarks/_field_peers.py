@@ -1,6 +1,7 @@
 """Peers of the field regressor with a number of parameters that is given, tuned inside a time that is given."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import RidgeCV, SGDRegressor
 from sklearn.metrics.pairwise import rbf_kernel
@@ -84,11 +86,25 @@ class ScaledTarget(RegressorMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "ScaledTarget":
         self.mean_, self.std_ = y.mean(), y.std() + 1e-12
-        self.inner.fit(X, (y - self.mean_) / self.std_)
+        with warnings.catch_warnings():
+            # a network that is cut off at its number of epochs is one of the settings.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.inner.fit(X, (y - self.mean_) / self.std_)
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         return self.inner.predict(X) * self.std_ + self.mean_
+
+
+class Neighbours(KNeighborsRegressor):
+    """k nearest by distance, or all of them where there are fewer."""
+
+    def __init__(self, n_neighbors: int = 8) -> None:
+        super().__init__(n_neighbors, weights="distance")
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Neighbours":
+        self.n_neighbors = min(self.n_neighbors, len(X))
+        return super().fit(X, y)
 
 
 def _ridge(width: int, params: int, seed: int) -> Iterator[Any]:
@@ -109,14 +125,15 @@ def _rbf(width: int, params: int, seed: int) -> Iterator[Any]:
 
 def _neighbours(width: int, params: int, seed: int) -> Iterator[Any]:
     for k in (8, 4, 16, 2, 32):
-        yield KNeighborsRegressor(k, weights="distance")
+        yield Neighbours(k)
 
 
 def _mlp(width: int, params: int, seed: int) -> Iterator[Any]:
     hidden = max(4, params // (width + 2))
-    for alpha, rate in ((1e-2, 3e-3), (1.0, 3e-3), (1e-4, 1e-2), (1e-2, 1e-2)):
+    settings = ((1e-2, 3e-3, 150), (1e-2, 3e-3, 600), (1.0, 3e-3, 600), (1e-4, 1e-2, 600), (1e-2, 1e-2, 600))
+    for alpha, rate, epochs in settings:
         network = MLPRegressor(
-            hidden_layer_sizes=(hidden,), alpha=alpha, learning_rate_init=rate, max_iter=150, random_state=seed
+            hidden_layer_sizes=(hidden,), alpha=alpha, learning_rate_init=rate, max_iter=epochs, random_state=seed
         )
         yield ScaledTarget(network)
 

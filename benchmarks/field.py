@@ -26,6 +26,7 @@ from _common import write_result
 from _field_peers import PEERS, stream_peers, tuned
 from rhapsode import FieldRegressor
 from rhapsode.nn.field.index import UnitIndex
+from rhapsode.ops.field.low_units import cast_units
 from rhapsode.ops.field.selection import rerank, select_exact, select_reranked
 
 Row = dict[str, Any]
@@ -33,10 +34,11 @@ Data = tuple[np.ndarray, np.ndarray]
 K = 32
 SAMPLES = 1000
 SEEDS = 5
-# gates are compared on fewer: each is a fit as long as the field's own.
-GATE_SEEDS = 2
 STREAM_SEEDS, STREAM_SAMPLES = 3, 2000
 RELOCATION_SEEDS = 6
+# of 1,000 samples a fit is over before a second round of moves.
+RELOCATION_SAMPLES = 4000
+RELOCATION_SETS = ("friedman1", "ridge functions", "additive")
 
 
 def main() -> None:
@@ -77,8 +79,9 @@ def judge(rows: list[Row]) -> list[Row]:
     goals = []
     moves = [row for row in rows if row["measure"] == "relocation"]
     if moves:
-        gain = float(np.mean([row["gain"] for row in moves]))
-        goals.append({"what": "relocation gains R^2 of at least", "limit": 0.0, "value": gain, "met": gain > 0})
+        least = min(row["interval"][0] for row in moves)
+        what = "relocation gains R^2: lower end of the interval, everywhere above"
+        goals.append({"what": what, "limit": 0.0, "value": least, "met": least > 0})
     return goals
 
 
@@ -92,41 +95,41 @@ def interval(values: list[float]) -> list[float]:
     return [round(float(np.mean(values) - half), 4), round(float(np.mean(values) + half), 4)]
 
 
-def ridge_functions(seed: int) -> Data:
+def ridge_functions(seed: int, samples: int = SAMPLES) -> Data:
     """Return three ridge functions of 20 inputs: a sine, a hinge and a square."""
     rng = np.random.default_rng(seed)
-    X, W = rng.normal(size=(SAMPLES, 20)), rng.normal(size=(20, 3)) / 20**0.5
+    X, W = rng.normal(size=(samples, 20)), rng.normal(size=(20, 3)) / 20**0.5
     z = X @ W
-    return X, np.sin(2 * z[:, 0]) + np.abs(z[:, 1]) + 0.5 * z[:, 2] ** 2 + 0.1 * rng.normal(size=SAMPLES)
+    return X, np.sin(2 * z[:, 0]) + np.abs(z[:, 1]) + 0.5 * z[:, 2] ** 2 + 0.1 * rng.normal(size=samples)
 
 
-def additive(seed: int) -> Data:
+def additive(seed: int, samples: int = SAMPLES) -> Data:
     """Return a sum of five functions of one input each, among ten inputs."""
     rng = np.random.default_rng(seed)
-    X = rng.uniform(-2, 2, size=(SAMPLES, 10))
+    X = rng.uniform(-2, 2, size=(samples, 10))
     y = np.sin(3 * X[:, 0]) + X[:, 1] ** 2 + np.abs(X[:, 2]) + np.exp(-(X[:, 3] ** 2)) + X[:, 4]
-    return X, y + 0.1 * rng.normal(size=SAMPLES)
+    return X, y + 0.1 * rng.normal(size=samples)
 
 
-def wine(seed: int) -> Data:
+def wine(seed: int, samples: int = SAMPLES) -> Data:
     """Return the alcohol of wines by their other measurements."""
     X = load_wine(return_X_y=True)[0]
     return X[:, 1:], X[:, 0]
 
 
-def linnerud(seed: int) -> Data:
+def linnerud(seed: int, samples: int = SAMPLES) -> Data:
     """Return the weight of 20 men by three exercises."""
     X, y = load_linnerud(return_X_y=True)
     return X, y[:, 0]
 
 
-SETS: dict[str, Callable[[int], Data]] = {
-    "friedman1": lambda seed: make_friedman1(SAMPLES, 10, noise=1.0, random_state=seed),
+SETS: dict[str, Callable[..., Data]] = {
+    "friedman1": lambda seed, samples=SAMPLES: make_friedman1(samples, 10, noise=1.0, random_state=seed),
     "ridge functions": ridge_functions,
     "additive": additive,
-    "diabetes": lambda seed: load_diabetes(return_X_y=True),
-    "friedman2": lambda seed: make_friedman2(SAMPLES, noise=100.0, random_state=seed),
-    "friedman3": lambda seed: make_friedman3(SAMPLES, noise=0.1, random_state=seed),
+    "diabetes": lambda seed, samples=SAMPLES: load_diabetes(return_X_y=True),
+    "friedman2": lambda seed, samples=SAMPLES: make_friedman2(samples, noise=100.0, random_state=seed),
+    "friedman3": lambda seed, samples=SAMPLES: make_friedman3(samples, noise=0.1, random_state=seed),
     "wine": wine,
     "linnerud": linnerud,
 }
@@ -154,7 +157,7 @@ def measure_regression(quick: bool) -> Iterator[Row]:
             field = FieldRegressor(random_state=seed).fit(inside, goals)
             seconds = time.perf_counter() - start
             found = {"field": (r_squared(field, outside, truth), seconds)}
-            for gate in () if quick or seed >= GATE_SEEDS else ("auto", "ball", "product"):
+            for gate in () if quick else ("auto", "ball", "product"):
                 start = time.perf_counter()
                 one = FieldRegressor(gate=gate, random_state=seed).fit(inside, goals)
                 found[f"field, {gate}"] = (r_squared(one, outside, truth), time.perf_counter() - start)
@@ -239,10 +242,17 @@ def search_rows(tables: Any, gate: str, inputs: torch.Tensor) -> Iterator[Row]:
     took = time.perf_counter() - start
     yield base | {"way": "bfloat16, ranked again", "recall": recall(found, exact), "per_s": len(inputs) / took}
     start = time.perf_counter()
+    low = cast_units(*tables, gate, inputs.mean(0))
+    cast = time.perf_counter() - start
+    start = time.perf_counter()
+    found = select_reranked(inputs, *tables, gate, K, low)
+    row = {"way": "a copy in bfloat16, ranked again", "recall": recall(found, exact), "build_s": cast}
+    yield base | row | {"per_s": len(inputs) / (time.perf_counter() - start)}
+    start = time.perf_counter()
     index = UnitIndex(*tables, gate)
     built = time.perf_counter() - start
-    for share in (0.02, 0.1, 0.5):
-        # a slab's cells are visited input by input: fewer inputs tell its speed.
+    # a slab's cells are visited input by input: fewer of both tell its speed.
+    for share in (0.02, 0.1) if gate == "slab" else (0.02, 0.1, 0.5):
         some = inputs[:32] if gate == "slab" else inputs
         start = time.perf_counter()
         found = rerank(some, index.candidates(some, K, share), *tables, gate, K)
@@ -257,20 +267,26 @@ def recall(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 def measure_relocation(quick: bool) -> Iterator[Row]:
     """Fit sparse fields with and without moves, paired by seed, and say what the moves did where they went."""
-    for name in list(SETS)[: 1 if quick else 3]:
-        gains, moves = [], []
-        for seed in range(1 if quick else RELOCATION_SEEDS):
-            X, y = SETS[name](seed)
-            inside, outside, goals, truth = train_test_split(X, y, test_size=1 / 3, random_state=seed)
-            shape = {"num_units": 128, "num_active": 8, "gate": "ball", "init": "random", "sharing": 0.4}
-            fits = [FieldRegressor(**shape, relocate=on, random_state=seed).fit(inside, goals) for on in (False, True)]
-            gains.append(r_squared(fits[1], outside, truth) - r_squared(fits[0], outside, truth))
-            moves += fits[1].model_.report.relocations
-        row = {"measure": "relocation", "data": name, "gain": float(np.mean(gains)), "interval": interval(gains)}
-        later = [(m.before - m.later, m.control_before - m.control_later) for m in moves if m.later is not None]
-        row |= {"moves": len(moves), "fell_at_once": float(np.mean([m.before - m.after for m in moves] or [0.0]))}
-        row |= {"fell_later": float(np.mean([a for a, _ in later] or [0.0]))}
-        yield row | {"control_fell_later": float(np.mean([b for _, b in later] or [0.0])), "seeds": len(gains)}
+    for name in RELOCATION_SETS[: 1 if quick else None]:
+        for init in ("random", "kmeans"):
+            gains, moves, without = [], [], []
+            for seed in range(1 if quick else RELOCATION_SEEDS):
+                X, y = SETS[name](seed, SAMPLES if quick else RELOCATION_SAMPLES)
+                inside, outside, goals, truth = train_test_split(X, y, test_size=1 / 3, random_state=seed)
+                shape = {"num_units": 128, "num_active": 8, "gate": "ball", "init": init, "sharing": 0.4}
+                fits = [
+                    FieldRegressor(**shape, relocate=on, random_state=seed).fit(inside, goals) for on in (False, True)
+                ]
+                scores = [r_squared(fit, outside, truth) for fit in fits]
+                without.append(scores[0])
+                gains.append(scores[1] - scores[0])
+                moves += fits[1].model_.report.relocations
+            row = {"measure": "relocation", "data": name, "init": init, "r_squared without": float(np.mean(without))}
+            row |= {"gain": float(np.mean(gains)), "interval": interval(gains)}
+            later = [(m.before - m.later, m.control_before - m.control_later) for m in moves if m.later is not None]
+            row |= {"moves": len(moves), "fell_at_once": float(np.mean([m.before - m.after for m in moves] or [0.0]))}
+            row |= {"fell_later": float(np.mean([a for a, _ in later] or [0.0]))}
+            yield row | {"control_fell_later": float(np.mean([b for _, b in later] or [0.0])), "seeds": len(gains)}
 
 
 MEASURES: dict[str, Callable[[bool], Iterable[Row]]] = {

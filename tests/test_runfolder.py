@@ -136,7 +136,7 @@ def fill(folder: RunFolder) -> list[Path]:
     """Write something at every place of a run, and return the places."""
     places = []
     for name, place in vars(folder).items():
-        if name == "path":
+        if name in {"path", "embedding"}:
             continue
         if place.suffix:
             place.write_text("{}")
@@ -157,7 +157,7 @@ def test_create_overwrite_removes_a_run_and_nothing_else(out: Path) -> None:
     assert len(places) == 13
     (out / "mine.txt").write_text("keep")
     with pytest.raises(
-        UserError, match=r"^--out must name a folder without a run; got .*run, which has one\. Use --res"
+        UserError, match=r"^--out must name a folder without a run; got .*run, which has one\. Replace it with --ov"
     ):
         folder.create()
     assert all(place.exists() for place in places)

@@ -10,6 +10,8 @@ RUN/checkpoints/        what a resume needs
 RUN/data/               validation and calibration text, encoded
 RUN/encoder/  memory/   what later steps add
 RUN/field/    capture/  what a distilled field is made of, and what was read of its teacher
+
+An embedding that is trained by itself has embedding.json in place of run.json.
 """
 
 import hashlib
@@ -106,6 +108,7 @@ class RunFolder:
         self.tokenizer = self.path / "tokenizer.json"
         self.model = self.path / "model.safetensors"
         self.run = self.path / "run.json"
+        self.embedding = self.path / "embedding.json"
         self.metrics = self.path / "metrics.jsonl"
         self.loss_picture = self.path / "loss.png"
         self.checkpoints = self.path / "checkpoints"
@@ -120,16 +123,22 @@ class RunFolder:
         """Return whether a run is here. One that died before its first step, with no run.json yet, is none."""
         return self.run.exists()
 
-    def claim(self, *, overwrite: bool = False) -> None:
+    def claim(self, *, overwrite: bool = False, for_embedding: bool = False) -> None:
         """Make the folder, so that it can be locked; nothing in it is touched.
 
         Raises:
-            UserError: if a run is here already and `overwrite` is false, or the folder cannot be made.
+            UserError: if a run is here already and `overwrite` is false, a run is to be where an embedding is, or the
+                folder cannot be made.
         """
         if self.exists() and not overwrite:
             raise UserError(
                 f"--out must name a folder without a run; got {self.path}, which has one. "
-                "Use --resume to go on with it or --overwrite to replace it."
+                "Replace it with --overwrite, or go on with a training that was stopped with --resume."
+            )
+        if self.embedding.exists() and not for_embedding:
+            raise UserError(
+                f"--out must not name the folder of an embedding; got {self.path}, whose tokenizer would be replaced. "
+                "Choose another --out."
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

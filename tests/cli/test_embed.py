@@ -89,6 +89,13 @@ def test_a_folder_that_is_taken_or_cannot_be_written_is_left_alone(
     assert (done.code, "--out must name a folder without a run; got" in done.err) == (2, True)
     assert sorted(finished.rglob("*")) == before
     (tmp_path / "file").write_text("")
+    # nor is an embedding replaced by a run.
+    assert command("embed", "train", *TINY, "--out", tmp_path / "e").code == 0
+    before = sorted((tmp_path / "e").rglob("*"))
+    for flags in ([], ["--overwrite"]):
+        done = command("train", tmp_path / "file", "--out", tmp_path / "e", *flags)
+        assert (done.code, "--out must not name the folder of an embedding; got" in done.err) == (2, True)
+    assert sorted((tmp_path / "e").rglob("*")) == before
     done = command("embed", "train", *TINY, "--out", tmp_path / "file")
     assert (done.code, "--out must name a writable folder; got" in done.err) == (2, True)
 

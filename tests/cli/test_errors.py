@@ -217,7 +217,7 @@ def test_runs_that_are_there_or_not(command: Command, source: Path, finished: Pa
     refused = Refused(command, tmp_path / "none")
     refused(
         2,
-        r"--out must name a folder without a run; got .*Use --resume to go on with it or --overwrite to repla",
+        r"--out must name a folder without a run; got .*Replace it with --overwrite, or go on with",
         "train",
         source,
         "--out",

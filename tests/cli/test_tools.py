@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 from rhapsode.text.shards import load_corpus
@@ -96,3 +97,8 @@ def test_tokenizers_that_cannot_be(command: Command, source: Path, tmp_path: Pat
     done = command("tokenizer", "export", out, "--out", tmp_path / "hf.json")
     assert done.code == 2
     assert "tokenizer.encoding must be shortest to be exported; got greedy" in done.err
+    started = time.perf_counter()
+    done = command("tokenizer", "train", "stdlib", "--out", tmp_path / "none" / "tokenizer.json")
+    assert (done.code, "--out must name a file in a folder that can be written; got" in done.err) == (2, True)
+    # known before anything is read or learnt.
+    assert time.perf_counter() - started < 1

@@ -39,6 +39,14 @@ def test_ids_have_vectors_of_their_own(make: type[CompressedEmbedder]) -> None:
 
 
 @pytest.mark.parametrize("embed", NAMES)
+@pytest.mark.parametrize(("predict", "size"), [("tied", 0.02), ("untied", 1.0)])
+def test_vectors_start_as_large_as_those_of_a_table(embed: str, predict: str, size: float) -> None:
+    sizes = {"width": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 500, "seq_len": 8}
+    model = build_decoder(ModelConfig(embed=embed, predict=predict, compressed={"compression": 4}, **sizes), 0)
+    assert float(model.embedder.weight.detach().std()) == pytest.approx(size, rel=0.3)
+
+
+@pytest.mark.parametrize("embed", NAMES)
 @pytest.mark.parametrize("predict", ["tied", "untied"])
 def test_a_model_around_them_learns(embed: str, predict: str) -> None:
     sizes = {"width": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 100, "seq_len": 8}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rhapsode.ops.field.evaluate import Shape, Units, evaluate, evaluate_plain
 from rhapsode.ops.field.gates import BLENDS, GATES, blend_weights, effective_units
+from rhapsode.ops.field.half_rows import half_dots, half_squared_distances, reads_halves
 from rhapsode.ops.field.interpolation import INTERPOLATIONS, interpolation_weights, interpolation_weights_plain
 from rhapsode.ops.field.products import active_products, active_products_plain
 from rhapsode.ops.field.selection import active_energies, select_exact, select_reranked
@@ -123,6 +124,50 @@ def test_active_products_are_those_of_gathered_rows() -> None:
         results.append([out.detach(), x.grad, table.grad])
     for fast, plain in zip(*results, strict=True):
         assert torch.allclose(fast, plain, atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("width", [1, 7, 64])
+def test_rows_of_halves_are_read_as_if_they_were_cast(width: int, threads: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    table = torch.randn(50, width + 3, generator=generator).half()
+    # the least and the largest there are, and what lies under the least normal number.
+    table[:5, 0] = torch.tensor([0.0, -0.0, 6e-8, -5e-5, 65504.0]).half()
+    rows = table[:, :width]
+    ids = torch.randint(50, (4, 9), generator=generator)
+    x = torch.randn(4, width, generator=generator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        dots, squares = half_dots(rows, ids, x), half_squared_distances(rows, ids, x)
+    finally:
+        torch.set_num_threads(before)
+    wide = rows.double()[ids]
+    assert torch.allclose(dots.double(), torch.einsum("bd,bmd->bm", x.double(), wide), rtol=1e-5, atol=1e-5)
+    plain = (x.double().unsqueeze(1) - wide).square().sum(-1)
+    assert torch.allclose(squares.double(), plain, rtol=1e-5, atol=1e-5)
+    assert half_dots(rows, ids[:0], x[:0]).shape == (0, 9)
+    assert half_dots(rows, ids[:, :0], x).shape == (4, 0)
+
+
+def test_halves_are_read_only_where_they_can_be() -> None:
+    table, x = torch.zeros(2, 3).half(), torch.zeros(1, 3)
+    assert reads_halves(table, x)
+    assert not reads_halves(table.float(), x)
+    assert not reads_halves(table, x.double())
+    assert not reads_halves(table.to("meta"), x.to("meta"))
+
+
+@pytest.mark.parametrize("k", [1, 40, 8500])
+def test_the_nearest_of_many_blocks_are_those_of_one(k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    centres = torch.randn(20_000, 3, generator=generator, dtype=DOUBLE)
+    x = torch.randn(5, 3, generator=generator, dtype=DOUBLE)
+    # blocks of which one holds every near unit, and one none.
+    centres = centres[(centres - x[0]).square().sum(1).argsort(descending=True)]
+    energy = (x.unsqueeze(1) - centres).square().sum(-1)
+    assert torch.equal(select_exact(x, None, None, centres, "ball", k), energy.argsort(1)[:, :k])
+    assert select_exact(x[:0], None, None, centres, "ball", k).shape == (0, k)
 
 
 @pytest.mark.parametrize("gate", GATES)

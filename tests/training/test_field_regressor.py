@@ -171,7 +171,7 @@ def test_a_stream_keeps_its_number_of_targets(first: int, then: int) -> None:
         ({"validation": 1.0}, r"validation must lie between 0 and 1; got 1.0"),
         ({"patience": 0}, r"patience must be at least 1"),
         ({"online_rate": 1.5}, r"online_rate must lie in \[0, 1\]; got 1.5"),
-        ({"forgetting": 0.0}, r"forgetting must lie in \(0, 1\]; got 0.0"),
+        ({"forgetting": 0.0}, r"forgetting must be 'auto' or lie in \(0, 1\]; got 0.0"),
         ({"replay": -1}, r"replay must be at least 0"),
         ({"warmup": 0}, r"warmup must be at least 1"),
         ({"num_units": "many"}, r"num_units must be 'auto' or a whole number; got 'many'. The default is auto."),
@@ -179,7 +179,7 @@ def test_a_stream_keeps_its_number_of_targets(first: int, then: int) -> None:
         ({"num_units": 2.5}, r"field.num_units must be a valid integer"),
         ({"learning_rate": np.inf}, r"learning_rate must be a finite number; got inf. The default is 0.01."),
         ({"learning_rate": "fast"}, r"learning_rate must be a finite number; got 'fast'"),
-        ({"forgetting": True}, r"forgetting must be a finite number; got True"),
+        ({"forgetting": True}, r"forgetting must be 'auto' or lie in \(0, 1\]; got True"),
         ({"max_epochs": 1.5}, r"max_epochs must be a whole number; got 1.5"),
         ({"relocate": "no"}, r"relocate must be True or False; got 'no'"),
         ({"linear": 1}, r"linear must be True or False; got 1"),
@@ -214,6 +214,28 @@ def test_the_scaler_is_scikit_learns() -> None:
     # the distance between these two is past float64.
     far = torch.tensor([[1.7e308], [-1.7e308]], dtype=torch.float64)
     assert torch.allclose(Scaler(far)(far), far.sign())
+
+
+def test_of_several_memories_the_one_that_says_what_comes_is_trusted() -> None:
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.normal(size=(900, 2)))
+    turns = torch.cat([torch.ones(600), torch.linspace(1, -5, 300)]).double()
+    y = (turns * x[:, 0] + 0.3 * torch.tensor(rng.normal(size=900))).unsqueeze(1)
+    speeds = (0.9999, 0.9)
+    base, alone = LinearBase(x[:50], y[:50], speeds), [LinearBase(x[:50], y[:50], (speed,)) for speed in speeds]
+    errors = torch.zeros(2, 3, dtype=torch.float64)
+    for start in range(50, 900, 10):
+        part = slice(start, start + 10)
+        for column, one in enumerate([base, *alone]):
+            errors[int(start >= 600), column] += (one(x[part]) - y[part]).square().sum()
+            one.update(x[part], y[part])
+        if start == 590:
+            assert float(base.trust[0]) > 0.8
+    assert float(base.trust[1]) > 0.9
+    assert float(base.trust.sum()) == pytest.approx(1)
+    # never far from the better of the two, which is not always the same.
+    assert errors[:, 1:].argmin(1).tolist() == [0, 1]
+    assert bool((errors[:, 0] < 1.2 * errors[:, 1:].amin(1)).all())
 
 
 def test_the_base_goes_on_as_if_it_had_seen_everything() -> None:

@@ -20,7 +20,8 @@ from rhapsode.text.shards import TokenArray
 from rhapsode.training.checkpoint import latest_checkpoint, load_checkpoint, load_weights
 from rhapsode.training.config import load_recipe
 from rhapsode.training.hardware import Hardware
-from rhapsode.training.loop import Loop, Report, metrics_of
+from rhapsode.training.loop import Loop, Report
+from rhapsode.training.metrics import MetricsLog
 from rhapsode.training.optimizer import build_optimizers
 from rhapsode.training.schedule import build_budget
 from tiny_runs import make_words, read_metrics
@@ -108,7 +109,7 @@ def moved(loop: Loop) -> float:
 
 def test_training_learns(tmp_path: Path) -> None:
     loop = train(tmp_path, steps=60)
-    rows = metrics_of(loop.folder)
+    rows = MetricsLog(loop.folder).rows()
     assert [row["step"] for row in rows] == list(range(1, 61))
     # at the start every byte is equally likely, up to the noise of embeddings.
     assert rows[0]["train_nats"] == pytest.approx(np.log(259), rel=0.05)
@@ -157,7 +158,7 @@ def test_low_precision_trains(tmp_path: Path, precision: torch.dtype, recipe: st
     assert all(parameter.dtype == torch.float32 for parameter in loop.model.parameters())
     assert all(parameter.isfinite().all() for parameter in loop.model.parameters())
     # bfloat16 keeps 8 bits: a loss of 5 nats is good to a few hundredths.
-    for low, full in zip(metrics_of(loop.folder), metrics_of(exact.folder), strict=True):
+    for low, full in zip(MetricsLog(loop.folder).rows(), MetricsLog(exact.folder).rows(), strict=True):
         assert low["train_nats"] == pytest.approx(full["train_nats"], rel=0.02)
 
 
@@ -190,7 +191,7 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     # at this rate the loss falls and rises again.
     loop = make_loop(tmp_path, learning_rate=1.0, cooldown=0.0, steps=40, eval_every=1)
     progress, ended = loop.train(resume=False)
-    figures = [row["val_nats"] for row in metrics_of(loop.folder)]
+    figures = [row["val_nats"] for row in MetricsLog(loop.folder).rows()]
     assert ended == "budget"
     assert len(figures) == 40
     assert progress.best_nats == min(figures)
@@ -286,7 +287,7 @@ def test_metrics_that_were_cut_short_are_refused(tmp_path: Path) -> None:
     loop = train(tmp_path)
     data = loop.folder.metrics.read_bytes()
     loop.folder.metrics.write_bytes(data[:-3])
-    with pytest.raises(StateError, match=r"metrics\.jsonl must hold every line up to step-00000010\.json; it was cut"):
+    with pytest.raises(StateError, match=r"metrics\.jsonl must hold every line up to the last checkpoint; it was cut"):
         make_loop(tmp_path).train(resume=True)
     loop.folder.metrics.unlink()
     with pytest.raises(StateError, match=r"metrics\.jsonl must hold every line"):
@@ -300,7 +301,7 @@ def test_metrics_that_were_cut_short_are_refused(tmp_path: Path) -> None:
 def test_a_last_line_that_a_crash_cut_is_left_out(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert metrics_of(folder) == [{"step": 1}, {"step": 2}]
+    assert MetricsLog(folder).rows() == [{"step": 1}, {"step": 2}]
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

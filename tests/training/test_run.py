@@ -204,7 +204,7 @@ def refuse(source: Path | str, run: Path, kind: type[RhapsodeError], message: st
 
 
 def test_a_run_is_replaced_only_when_asked(source: Path, run: Path) -> None:
-    refuse(source, run, UserError, r"^--out must name a folder without a run; got .*Use --resume to go on with it or")
+    refuse(source, run, UserError, r"^--out must name a folder without a run; got .*Replace it with --overwrite, or")
 
 
 @pytest.mark.parametrize(

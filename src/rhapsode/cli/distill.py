@@ -76,8 +76,7 @@ def distill(
     from rhapsode import api
     from rhapsode.cli.progress import TrainingProgress
 
-    progress = TrainingProgress()
-    try:
+    with TrainingProgress() as progress:
         result = api.distill(
             teacher,
             data=data,
@@ -88,8 +87,6 @@ def distill(
             overwrite=overwrite,
             observer=progress.observer(),
         )
-    finally:
-        progress.close()
     if json:
         print_json(result)
     else:

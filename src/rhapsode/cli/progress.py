@@ -2,6 +2,7 @@
 
 import math
 import time
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -14,7 +15,7 @@ PLAIN_SECONDS = 15.0
 
 
 class TrainingProgress:
-    """A bar with loss, bits per byte, tokens/s and time left; plain lines where there is no terminal."""
+    """A bar with loss, bits per byte, tokens/s and time left; plain lines without a terminal. Open it with `with`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -35,7 +36,12 @@ class TrainingProgress:
         """Return what the training reports to."""
         return Observer(say=self._say, report=self._report)
 
-    def close(self) -> None:
+    def __enter__(self) -> "TrainingProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Take the bar away."""
         if self._started:
             self._bar.stop()

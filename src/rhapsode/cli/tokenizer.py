@@ -1,12 +1,15 @@
 """rhapsode tokenizer train | stats | export"""
 
+import os
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rhapsode.cli import options
 from rhapsode.cli.output import print_json, print_table, say
+from rhapsode.errors import UserError
 
 app = typer.Typer(
     help="Train a tokenizer by itself, say how well one packs text, or write it for other libraries.",
@@ -30,6 +33,9 @@ def train(
     from rhapsode.text.split import open_sources
     from rhapsode.text.tokenizer import train_tokenizer
 
+    folder = Path(out).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--out must name a file in a folder that can be written; got {out}. Make {folder} first.")
     settings = {"kind": kind, "max_vocab_size": max_vocab_size, "encoding": encoding}
     config = build_config(TokenizerConfig, settings, "tokenizer")
     split = open_sources(sources, DataConfig())

@@ -95,27 +95,24 @@ def train(
     from rhapsode.cli.progress import TrainingProgress
     from rhapsode.runfolder import RunFolder
 
-    progress = TrainingProgress()
     try:
-        result = api.train(
-            sources or [],
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            observer=progress.observer(),
-            recipe=recipe,
-            params=params,
-            tokenizer=path,
-            init=init,
-            settings=settings,
-        )
+        with TrainingProgress() as progress:
+            result = api.train(
+                sources or [],
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                observer=progress.observer(),
+                recipe=recipe,
+                params=params,
+                tokenizer=path,
+                init=init,
+                settings=settings,
+            )
     except KeyboardInterrupt:
-        progress.close()
         if RunFolder(out).exists():
             say(f"stopped. Go on with: rhapsode train --resume --out {out}")
         raise
-    finally:
-        progress.close()
     if json:
         print_json(result)
     else:

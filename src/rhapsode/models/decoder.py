@@ -329,7 +329,10 @@ class Decoder(nn.Module):
                 else:
                     # tied, an n-gram table is still none that logits are read from.
                     tied = isinstance(self.head, TiedHead) and name.startswith("embedder.") and "ngram" not in name
-                    module.weight.normal_(std=0.02 if gpt2 or tied else 1.0, generator=generator)
+                    # of tables that are multiplied, each has its part of the size.
+                    factors = getattr(self.embedder, "num_factors", 1)
+                    std = (0.02 if gpt2 or tied else 1.0) ** (1 / factors)
+                    module.weight.normal_(std=std, generator=generator)
             elif isinstance(module, Linear):
                 if gpt2:
                     module.weight.normal_(std=0.02 * (last_scale if last else 1.0), generator=generator)

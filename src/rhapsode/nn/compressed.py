@@ -17,6 +17,8 @@ class CompressedEmbedder(nn.Module, ABC):
     """Vectors made from less than a row an id. Remembers no earlier ids."""
 
     context = 0
+    num_factors = 1
+    """Tables whose rows are multiplied."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -66,6 +68,8 @@ class LowRankEmbedder(CompressedEmbedder):
 class HashEmbedder(CompressedEmbedder):
     """A sum of k hashed rows, weighted by learnt numbers of the id (Svenstrup et al. 2017, arXiv 1709.03933)."""
 
+    num_factors = 2
+
     def __init__(self, vocab_size: int, width: int, config: CompressedConfig) -> None:
         super().__init__(vocab_size)
         k = config.num_hashes
@@ -87,6 +91,8 @@ class HashEmbedder(CompressedEmbedder):
 
 class QuotientRemainderEmbedder(CompressedEmbedder):
     """The product of a row for id // m and one for id % m: a pair an id (Shi et al. 2020, arXiv 1909.02107)."""
+
+    num_factors = 2
 
     def __init__(self, vocab_size: int, width: int, config: CompressedConfig) -> None:
         super().__init__(vocab_size)

@@ -52,14 +52,17 @@ class _Scan:
     chars: np.ndarray
 
 
-def open_sources(sources: Sequence[str], config: DataConfig) -> "TextSplit":
+def open_sources(sources: Sequence[str], config: DataConfig, setting: str = "SOURCE") -> "TextSplit":
     """Read `sources` once and split them. See `sources.open_readers` for what can be named, and `TextSplit`.
+
+    Args:
+        setting: how messages call the sources.
 
     Raises:
         UserError: if a source is missing, empty or not text, or there is too little text to split.
     """
     validation = None if config.val_file is None else open_readers([config.val_file], "--val-file")
-    return TextSplit(open_readers(sources), config, validation, list(sources))
+    return TextSplit(open_readers(sources, setting), config, validation, list(sources))
 
 
 def split_documents(documents: Sequence[Document], config: DataConfig) -> "TextSplit":

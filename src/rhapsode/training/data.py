@@ -43,8 +43,8 @@ class Data:
         return base if self.prepared_validation is None else f"{base}+{self.prepared_validation.data_hash}"
 
 
-def open_data(sources: Sequence[str], config: DataConfig) -> Data:
-    """Open `sources`: text, or one folder that `rhapsode prepare` made.
+def open_data(sources: Sequence[str], config: DataConfig, setting: str = "SOURCE") -> Data:
+    """Open `sources`, which messages call `setting`: text, or one folder that `rhapsode prepare` made.
 
     Raises:
         UserError: if a source is missing, empty or not text; if shards are mixed with other sources or with
@@ -57,9 +57,10 @@ def open_data(sources: Sequence[str], config: DataConfig) -> Data:
         # the sources keep no validation of their own.
         config = config.model_copy(update={"val_file": None, "val_split": 1e-3})
     if not shards:
-        return Data(open_sources(sources, config), None, validation)
+        return Data(open_sources(sources, config, setting), None, validation)
     if len(sources) > 1:
-        raise UserError(f"SOURCE must be one prepared folder or text; got {shards[0]} and {len(sources) - 1} more.")
+        more = len(sources) - 1
+        raise UserError(f"{setting} must be one prepared folder or text; got {shards[0]} and {more} more.")
     if config != DataConfig() and validation is None:
         raise UserError(
             "--val-split, --val-file and --split-seed must not be given with a prepared folder, whose split is "

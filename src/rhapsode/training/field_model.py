@@ -27,8 +27,8 @@ class ModelPlan:
     configs: tuple[FieldConfig, ...]
     fit: FitPlan
     linear: bool = True
-    online_rate: float = 0.2
-    forgetting: float = 0.999
+    online_rate: float = 0.4
+    forgetting: tuple[float, ...] = (1.0,)
     replay: int = 0
 
 

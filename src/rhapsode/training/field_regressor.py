@@ -24,6 +24,8 @@ from rhapsode.training.field_model import FieldModel, ModelPlan, summary, withou
 _AUTO_GATES = ("slab", "ball", "product")
 # temperatures to try: a sharp blend of near planes is no smooth function of the input, and fitted noise when tried.
 _AUTO_SHARINGS = {"slab": [1.0], "ball": [0.1, 0.4, 1.0], "product": [0.1, 0.4, 1.0]}
+# memories of about 10,000, 1,000, 100 and 30 samples.
+_AUTO_FORGETTING = (0.9999, 0.999, 0.99, 0.97)
 # samples for each unit, and the most units, where the number is left to the data.
 _SAMPLES_PER_UNIT, _MAX_UNITS = 8, 32
 _KINDS: dict[type, str] = {Real: "a finite number", Integral: "a whole number", bool: "True or False"}
@@ -37,7 +39,6 @@ _RULES: dict[str, tuple[type, str, Callable[[Any], bool]]] = {
     "validation": (Real, "lie between 0 and 1", lambda value: 0 < value < 1),
     "patience": (Integral, "be at least 1", lambda value: value >= 1),
     "online_rate": (Real, "lie in [0, 1]", lambda value: 0 <= value <= 1),
-    "forgetting": (Real, "lie in (0, 1]", lambda value: 0 < value <= 1),
     "replay": (Integral, "be at least 0", lambda value: value >= 0),
     "warmup": (Integral, "be at least 1", lambda value: value >= 1),
     "linear": (bool, "", lambda value: True),
@@ -74,8 +75,8 @@ class _FieldEstimator(BaseEstimator):  # type: ignore[misc]
         validation: float = 0.15,
         patience: int = 12,
         relocate: bool = False,
-        online_rate: float = 0.2,
-        forgetting: float = 0.999,
+        online_rate: float = 0.4,
+        forgetting: float | Literal["auto"] = "auto",
         replay: int = 0,
         warmup: int = 200,
         random_state: int | np.random.RandomState | None = None,
@@ -143,7 +144,8 @@ class _FieldEstimator(BaseEstimator):  # type: ignore[misc]
             relocation=RelocationConfig() if self.relocate else None,
             seed=seed,
         )
-        return ModelPlan(tuple(configs), fit, self.linear, self.online_rate, self.forgetting, self.replay)
+        forgetting = _AUTO_FORGETTING if self.forgetting == "auto" else (float(self.forgetting),)
+        return ModelPlan(tuple(configs), fit, self.linear, self.online_rate, forgetting, self.replay)
 
     def _check(self) -> None:
         defaults = inspect.signature(type(self)).parameters
@@ -156,6 +158,9 @@ class _FieldEstimator(BaseEstimator):  # type: ignore[misc]
             value = getattr(self, name)
             if value != "auto" and not _is_a(Real, value):
                 raise UserError(f"{name} must be 'auto' or a whole number; got {value!r}. The default is auto.")
+        value = self.forgetting
+        if value != "auto" and not (_is_a(Real, value) and 0 < value <= 1):
+            raise UserError(f"forgetting must be 'auto' or lie in (0, 1]; got {value!r}. The default is auto.")
 
     def _fit_arrays(self, x: Float[np.ndarray, "S D"], y: Float[np.ndarray, "S V"]) -> None:
         self.model_ = FieldModel(_tensor(x), _tensor(y), self._plan(len(x)))
@@ -216,7 +221,8 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, _FieldEstimator):  # type
         validation: share of the samples held out to choose the epoch.
         relocate: move idle units to where the loss is high, while fitting and on a stream.
         online_rate: share of an error that one later sample mends.
-        forgetting: weight of a sample in the ridge regression after one more of a stream.
+        forgetting: weight of a sample in the ridge regression after one more of a stream; by default several are tried
+            side by side, and those that said lately what came are trusted.
         replay: samples of a stream that are kept and learnt from again.
         random_state: seed of everything drawn.
 

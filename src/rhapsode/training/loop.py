@@ -1,9 +1,6 @@
 """The training loop, top to bottom."""
 
-import contextlib
-import json
 import math
-import os
 import signal
 import threading
 import time
@@ -18,7 +15,7 @@ from torch import Tensor
 from rhapsode.errors import StateError
 from rhapsode.models.decoder import Decoder
 from rhapsode.models.scoring import document_numbers, window_bundles
-from rhapsode.runfolder import RunFolder, write_atomic
+from rhapsode.runfolder import RunFolder
 from rhapsode.text.batches import Batch, WindowSampler, sliding_windows
 from rhapsode.text.shards import TokenArray
 from rhapsode.training.checkpoint import (
@@ -31,6 +28,7 @@ from rhapsode.training.checkpoint import (
 )
 from rhapsode.training.config import TrainingConfig
 from rhapsode.training.hardware import Hardware
+from rhapsode.training.metrics import MetricsLog
 from rhapsode.training.optimizer import Optimizers
 from rhapsode.training.schedule import Budget, learning_rate_fraction, muon_momentum
 
@@ -75,6 +73,7 @@ class Loop:
     report: Callable[[Report], None]
 
     def __post_init__(self) -> None:
+        self._metrics = MetricsLog(self.folder)
         self._scaler = torch.amp.GradScaler(self.hardware.device.type, enabled=self.hardware.precision == torch.float16)
 
     def train(self, *, resume: bool) -> tuple[Progress, str]:
@@ -212,14 +211,7 @@ class Loop:
         return self.config.batch_size * self.config.gradient_accumulation_steps * self.model.config.seq_len
 
     def _log(self, progress: Progress, line: Report) -> None:
-        try:
-            with open(self.folder.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps({k: v for k, v in line.__dict__.items() if v is not None}) + "\n")
-                progress.metrics_bytes = file.tell()
-        except OSError as error:
-            raise StateError(
-                f"{self.folder.metrics} must be writable; got: {error.strerror}. Free space and use --resume."
-            ) from None
+        progress.metrics_bytes = self._metrics.append({k: v for k, v in line.__dict__.items() if v is not None})
         self.report(line)
 
     def _save(self, progress: Progress) -> None:
@@ -230,16 +222,14 @@ class Loop:
         if self._scaler.is_enabled():
             state = self._scaler.state_dict()
             tensors |= {f"scaler.{key}": torch.tensor(state[key], dtype=torch.float64) for key in _SCALER_STATE}
-        # a checkpoint counts on the lines up to it.
-        with open(self.folder.metrics, "rb") as file:
-            os.fsync(file.fileno())
+        self._metrics.sync()
         save_checkpoint(self.folder, tensors, progress)
 
     def _start(self, resume: bool) -> Progress:
         """Take up the newest checkpoint, or begin."""
         path = latest_checkpoint(self.folder) if resume else None
         if path is None:
-            write_atomic(self.folder.metrics, b"")
+            self._metrics.clear()
             return Progress()
         tensors, progress = load_checkpoint(path)
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
@@ -248,19 +238,12 @@ class Loop:
         if self._scaler.is_enabled():
             state = {key: tensors[f"scaler.{key}"].item() for key in _SCALER_STATE}
             self._scaler.load_state_dict({**self._scaler.state_dict(), **state})
-        if not self.folder.metrics.is_file() or self.folder.metrics.stat().st_size < progress.metrics_bytes:
-            raise StateError(
-                f"{self.folder.metrics} must hold every line up to {path.name}; it was cut short. "
-                "Restore it, or train again with --overwrite."
-            )
-        # lines that were written after the checkpoint will be written again.
-        with open(self.folder.metrics, "ab") as file:
-            file.truncate(progress.metrics_bytes)
+        self._metrics.cut(progress.metrics_bytes)
         return progress
 
     def _finish(self, progress: Progress, recent: list[tuple[float, float]]) -> None:
         """A last evaluation if none fell on the last step, and a last checkpoint."""
-        last = metrics_of(self.folder)[-1]
+        last = self._metrics.rows()[-1]
         if "val_nats" not in last:
             # a resume may find every step done.
             recent = recent or [(progress.elapsed_s, last["train_nats"])]
@@ -302,12 +285,3 @@ class _Interruption:
 
 def quiet(line: Report) -> None:
     """Report nothing."""
-
-
-def metrics_of(folder: RunFolder) -> list[dict[str, Any]]:
-    """Read back metrics.jsonl; a last line that a crash cut short is left out."""
-    rows = []
-    for line in folder.metrics.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows

@@ -1,33 +1,31 @@
 """A whole training: text, tokenizer, sizes, loop, final figures. What `rhapsode train` does."""
 
-import platform
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import tomli_w
 
 from rhapsode.config import build_config, read_toml
 from rhapsode.errors import StateError, UserError
 from rhapsode.models.config import ModelConfig
 from rhapsode.models.decoder import Decoder, build_decoder
 from rhapsode.models.scoring import score_figures
-from rhapsode.runfolder import FORMAT_VERSION, RunFolder, hash_file, read_json, write_atomic, write_json
+from rhapsode.runfolder import RunFolder, hash_file, read_json, write_json
 from rhapsode.text.batches import WindowSampler
 from rhapsode.text.config import MIN_VOCAB_SIZE
-from rhapsode.text.shards import Corpus, save_token_array
+from rhapsode.text.shards import Corpus
 from rhapsode.text.tokenizer import Tokenizer, load_tokenizer
 from rhapsode.training.checkpoint import Progress, latest_checkpoint, load_weights
 from rhapsode.training.config import Recipe
-from rhapsode.training.controls import control_figures, counted_head
+from rhapsode.training.controls import control_figures
 from rhapsode.training.data import Data, check_store, choose_tokenizer, encode_data, open_data
+from rhapsode.training.description import describe_run, save_description
 from rhapsode.training.encoder import has_encoder, train_encoder
 from rhapsode.training.hardware import Hardware, apply_hardware, resolve_hardware
-from rhapsode.training.loop import Loop, Report, metrics_of, quiet
+from rhapsode.training.loop import Loop, Report, quiet
+from rhapsode.training.metrics import MetricsLog
 from rhapsode.training.optimizer import build_optimizers
 from rhapsode.training.picture import draw_losses
 from rhapsode.training.plan import BYTES_PER_TOKEN, Plan, check_given, choose_params, make_plan, tokenizer_cap
@@ -170,7 +168,7 @@ def run_training(
         }
         weights = {"weights_sha256": hash_file(folder.model)}
         write_json(folder.run, {**header, "status": "done", **weights, "results": results})
-        draw_losses(folder, metrics_of(folder), controls)
+        draw_losses(folder, MetricsLog(folder).rows(), controls)
     return results
 
 
@@ -270,29 +268,16 @@ def _write_header(request: Request, folder: RunFolder, setup: Setup, saved: dict
     """Write all that describes a run before its first step; run.json last, which makes it a run."""
     corpus = setup.corpus
     solved = request.recipe.model_copy(update={"model": setup.plan.model})
+    if saved is None:
+        save_description(folder, solved, corpus)
     header = saved or {
-        "format_version": FORMAT_VERSION,
+        **describe_run(setup.data, corpus, request.recipe.training.seed),
         "request": request.as_json(),
         "params_budget": request.recipe.params or setup.plan.parameters,
-        "seed": request.recipe.training.seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("rhapsode", "torch", "numpy", "tokenizers", "tiktoken")},
-        },
         "hardware": setup.hardware.describe(),
-        "data_hash": setup.data.data_hash,
-        "data": corpus.info,
-        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
         "parameters": setup.plan.parameters,
     }
     header["status"] = "training"
-    if saved is None:
-        values = solved.model_dump(mode="json", exclude_none=True)
-        write_atomic(folder.recipe, tomli_w.dumps(values).encode())
-        corpus.tokenizer.save(folder.tokenizer)
-        save_token_array(folder.data / "training", counted_head(corpus.train, corpus.tokenizer))
-        save_token_array(folder.data / "validation", corpus.validation)
-        save_token_array(folder.data / "calibration", corpus.calibration)
     write_json(folder.run, header)
     return header
 

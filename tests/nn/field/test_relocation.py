@@ -79,6 +79,17 @@ def test_the_next_round_says_what_became_of_the_last() -> None:
     assert relocator.events[-1].later is None
 
 
+def test_a_context_without_another_to_compare_with_waits() -> None:
+    field = Field(3, 1, FieldConfig(num_units=30, num_active=4))
+    statistics = UnitStatistics(30)
+    relocator = Relocator(RelocationConfig(every=1), statistics, squared_error)
+    statistics.update(torch.tensor([[0, 1]]), torch.full((1, 2), 0.5), torch.ones(1, 2), torch.ones(1))
+    relocator.offer(draw(1, 3), draw(1, 1), torch.ones(1))
+    assert relocator.step(field) == []
+    relocator.offer(draw(2, 3), draw(2, 1), torch.ones(2))
+    assert len(relocator.step(field)) == 1
+
+
 def test_the_queue_is_bounded_and_keeps_the_highest_losses() -> None:
     relocator = Relocator(RelocationConfig(queue_size=5), UnitStatistics(3), squared_error)
     relocator.offer(draw(20, 2), draw(20, 1), torch.arange(20.0))

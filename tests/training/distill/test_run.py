@@ -1,6 +1,7 @@
 """A whole distillation of a tiny run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,14 @@ def test_wrong_requests_are_refused(teacher_run: Path, source: Path, tmp_path: P
         distil(training={"minutes": 1.0})
     with pytest.raises(UserError, match=r"model.ngrams must be different lengths"):
         distil(model={"ngrams": [1, 9]})
+    with pytest.raises(UserError, match=r"training.top_k must lie between 1 and the teacher's vocabulary 259; got"):
+        distil(training={"top_k": 5000})
+    with pytest.raises(UserError, match=r"training.folds must be .*64"):
+        distil(training={"folds": 65})
+    with pytest.raises(UserError, match=r"model.whiten must be none without a matrix .*got zca"):
+        distil(model={"whiten": "zca", "stage1": "table"})
+    with pytest.raises(UserError, match=r"^--data must name a file, a folder or a glob that exists; got nowhere"):
+        api.distill(teacher_run, data="nowhere", out=tmp_path / "run")
     with pytest.raises(UserError, match="--out must name another folder than TEACHER"):
         api.distill(tmp_path, data=str(source), out=tmp_path)
     with pytest.raises(UserError, match="for train"):
@@ -238,6 +247,16 @@ def test_wrong_requests_are_refused(teacher_run: Path, source: Path, tmp_path: P
     with pytest.raises(UserError, match="must be used by rhapsode distill"):
         api.train(str(source), out=tmp_path / "run", recipe="hft")
     assert not RunFolder(tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_window_may_be_shorter_than_the_usual_ngrams(
+    teacher_run: Path, source: Path, tmp_path: Path, window: int
+) -> None:
+    result = api.distill(
+        teacher_run, data=str(source), out=tmp_path / "run", settings=settings(model={"window": window})
+    )
+    assert result.bits_per_byte < 8
 
 
 def test_shards_of_another_tokenizer_are_refused(teacher_run: Path, tmp_path: Path) -> None:
@@ -278,3 +297,12 @@ def test_a_capture_is_used_again(teacher_run: Path, source: Path, tmp_path: Path
             overwrite=True,
             cache=tmp_path / "run" / "capture",
         )
+
+
+def test_a_run_without_its_weights_is_refused(distilled: tuple[Path, api.Record], tmp_path: Path) -> None:
+    out, _ = distilled
+    copy = tmp_path / "run"
+    shutil.copytree(out, copy)
+    RunFolder(copy).model.unlink()
+    with pytest.raises(StateError, match=r"model\.safetensors must hold the weights of the run; it is missing"):
+        api.load(copy)

@@ -29,8 +29,8 @@ class FieldModelConfig(Config):
     """Independent projections of one context, side by side."""
     whiten: Literal["none", "pca", "zca"] = "none"
     """Whitening of the projected contexts, fitted once, at the end of the first epoch."""
-    ngrams: tuple[int, ...] = (1, 2, 3)
-    """Lengths of the hashed n-grams that join the context before it is projected."""
+    ngrams: tuple[int, ...] | None = None
+    """Lengths of the hashed n-grams that join the context before it is projected; without it, 1 to 3 that fit."""
 
     order_decay: float = Field(default=1.0, ge=0)
     """The weight of the id d places back falls as (1 + d) to minus this, before it is projected."""
@@ -78,16 +78,22 @@ class FieldModelConfig(Config):
 
     @model_validator(mode="after")
     def _ngrams_fit(self) -> "FieldModelConfig":
-        if len(set(self.ngrams)) < len(self.ngrams) or any(not 1 <= n <= self.window for n in self.ngrams):
+        lengths = self.ngram_lengths
+        if len(set(lengths)) < len(lengths) or any(not 1 <= n <= self.window for n in lengths):
             raise UserError(
-                f"model.ngrams must be different lengths from 1 to model.window; got {list(self.ngrams)} and "
-                f"{self.window}. Try [1, 2]."
+                f"model.ngrams must be different lengths from 1 to model.window; got {list(lengths)} and "
+                f"{self.window}. Leave it out."
             )
         if self.dim & (self.dim - 1):
             raise UserError(
                 f"model.dim must be a power of two; got {self.dim}. Try {1 << (self.dim.bit_length() - 1)}."
             )
         return self
+
+    @property
+    def ngram_lengths(self) -> tuple[int, ...]:
+        """What `ngrams` comes to."""
+        return self.ngrams if self.ngrams is not None else tuple(n for n in (1, 2, 3) if n <= self.window)
 
     @property
     def first_stage(self) -> str:

@@ -77,7 +77,7 @@ class ContextProjection:
         settings = {
             "dense_dim": width * config.window,
             "window": config.window,
-            "ngram_orders": config.ngrams,
+            "ngram_orders": config.ngram_lengths,
             "order_decay": config.order_decay,
             # four times as many buckets as numbers: fewer contexts collide before they are mixed.
             "num_buckets": 4 * config.dim,

@@ -59,9 +59,10 @@ class DenseStage(nn.Module):
     @torch.no_grad()
     def absorb(self, whitening: Whitening) -> None:
         """Give whitened contexts the outputs that they had before they were whitened."""
-        weight = self.linear.weight
-        self.bias.add_(weight @ whitening.mean)
-        weight.copy_(weight @ whitening.backward.T)
+        # an output is a hyperplane's signed number of the context.
+        weight, bias = whitening.map_hyperplanes(self.linear.weight, self.bias)
+        self.linear.weight.copy_(weight)
+        self.bias.copy_(bias)
 
 
 class TableStage(nn.Module):

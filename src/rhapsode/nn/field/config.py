@@ -36,6 +36,9 @@ class FieldConfig(Config):
     """Units from which `auto` leaves the exact search: for an index where dimensions are few, or for `reranked`."""
     index_share: float = Setting(default=0.1, gt=0, le=1)
     """Share of the index's cells that a search visits."""
+    search_copy: bool = True
+    """Whether `reranked` keeps the units in bfloat16, 2 D bytes each and as much again in a product, while they do not
+    change; without it every search casts them anew."""
 
     @model_validator(mode="after")
     def _enough_units(self) -> "FieldConfig":

@@ -110,13 +110,10 @@ class Relocator:
         order = losses.argsort(descending=True)
         idle = self.statistics.idle(self.config.quantile)
         # a context moved to, then one of like loss left alone, and so on down the queue.
-        number = min(self.config.max_moves, len(idle), (len(order) + 1) // 2, field.config.num_units - 1)
+        number = min(self.config.max_moves, len(idle), len(order) // 2, field.config.num_units - 1)
         if not number:
             return []
-        moved = order[0 : 2 * number : 2]
-        control = order[1 : 2 * number : 2] if len(order) > 1 else moved
-        control = control if len(control) == number else torch.cat([control, control[-1:] if len(control) else moved])
-        return self._move(field, idle[:number], moved, control, optimizer)
+        return self._move(field, idle[:number], order[0 : 2 * number : 2], order[1 : 2 * number : 2], optimizer)
 
     def _move(
         self,

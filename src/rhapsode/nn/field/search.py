@@ -1,5 +1,7 @@
 """Which way a field finds its active units, and the index that it keeps between changes."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,23 +9,34 @@ from torch import Tensor
 from rhapsode.nn.field.config import FieldConfig
 from rhapsode.nn.field.index import UnitIndex
 from rhapsode.ops.field.evaluate import Units
+from rhapsode.ops.field.low_units import LowUnits, cast_units
 from rhapsode.ops.field.selection import rerank, select_exact, select_reranked
 
 # dimensions past which cells of points without structure must nearly all be visited (docs/field.md).
 _MANY = 64
 
 
+# inputs may lie this many times farther from the copy's origin, in mean squares, than those it was made for.
+_FARTHER = 1.5
+# so few inputs do not tell where the others will be.
+_FEW = 8
+
+
 class UnitSearch:
     """Find the K units of least energy by the way that the settings name.
 
     An index is built at the first search after `reset`, in O(N D cells) time; candidates are always ranked by the
-    present tables, so an index of units that have moved since is a little worse, never wrong about order.
+    present tables, so an index of units that have moved since is a little worse, never wrong about order. A copy in
+    bfloat16 is made at the second search of tables that have not changed, so that training does not make one a step.
     """
 
     def __init__(self, config: FieldConfig, in_dim: int) -> None:
         self.config, self.in_dim = config, in_dim
         self._index: UnitIndex | None = None
         self._stale = 0
+        self._low: LowUnits | None = None
+        self._spread = 0.0
+        self._seen: list[tuple[Tensor, int]] = []
 
     @property
     def way(self) -> str:
@@ -38,6 +51,7 @@ class UnitSearch:
 
     def reset(self, *, rebuild: bool = False) -> None:
         """Note that units have moved. The index is built anew after 100 notes, or at once with `rebuild`."""
+        self._low, self._seen = None, []
         self._stale += 1
         if rebuild or self._stale >= 100:
             self._index, self._stale = None, 0
@@ -49,10 +63,34 @@ class UnitSearch:
         normals = None if gate == "ball" else units.normals
         centres = None if gate == "slab" else units.centres
         tables = (normals, units.offsets, centres)
-        if self.way == "index":
-            if self._index is None:
-                self._index = UnitIndex(normals, units.offsets, centres, gate)
-            candidates = self._index.candidates(x, k, self.config.index_share)
-            return rerank(x, candidates, *tables, gate, k)
-        find = select_exact if self.way == "exact" else select_reranked
-        return find(x, *tables, gate, k)
+        if self.way == "exact":
+            return select_exact(x, *tables, gate, k)
+        if self.way == "reranked":
+            return select_reranked(x, *tables, gate, k, self._copy(x, tables))
+        if self._index is None:
+            self._index = UnitIndex(normals, units.offsets, centres, gate)
+        candidates = self._index.candidates(x, k, self.config.index_share)
+        return rerank(x, candidates, *tables, gate, k)
+
+    def _copy(self, x: Tensor, tables: Sequence[Tensor | None]) -> LowUnits | None:
+        """Return the tables in bfloat16 if they are as they were at the last search and `x` is near the origin."""
+        held = [table for table in tables if table is not None]
+        if not self.config.search_copy or any(table.is_inference() for table in held):
+            return None
+        # every change in place raises a version; what was seen is held, so that its address is not given away.
+        same = len(held) == len(self._seen) and all(
+            table.data_ptr() == old.data_ptr() and table._version == version
+            for table, (old, version) in zip(held, self._seen, strict=True)
+        )
+        if not same:
+            self._seen, self._low = [(table, table._version) for table in held], None
+            return None
+        if self._low is not None and float((x - self._low.origin).square().sum(1).mean()) <= _FARTHER * self._spread:
+            return self._low
+        if len(x) <= _FEW:
+            return None
+        normals, offsets, centres = tables
+        mean = x.mean(0)
+        self._low = cast_units(normals, offsets, centres, self.config.gate, mean)
+        self._spread = float((x - mean).square().sum(1).mean())
+        return self._low

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rhapsode.ops.field.gates import all_distances, all_squared_radii, energies
+from rhapsode.ops.field.half_rows import half_dots, half_squared_distances, reads_halves
+from rhapsode.ops.field.low_units import LowUnits, cast_units
 
 # a block has at most this many inputs and units: 64 MB of energies in float32.
 _INPUTS, _UNITS = 2048, 8192
@@ -20,7 +22,6 @@ _GATHERED = 1 << 20
 # how many times K a first pass in low precision keeps, and beside them, of planes, one in so many of all: bfloat16 errs
 # by about 0.0012 of the distances' deviation, and of N planes so many more lie that near.
 MARGIN, ONE_IN = 4, 256
-_LOW = torch.bfloat16
 # so few inputs are scanned exactly: to cast the tables costs more than their product.
 _FEW = 8
 
@@ -40,7 +41,19 @@ def select_exact(
         centres: may be None where `gate` is slab.
         k: at most N.
     """
-    return _scan(x, normals, offsets, centres, gate, k, _block_energies)
+
+    def block_energies(part: Tensor, block: slice) -> Tensor:
+        distances = radii = None
+        if gate != "ball":
+            assert normals is not None
+            assert offsets is not None
+            distances = all_distances(part, normals[block].to(x.dtype), offsets[block].to(x.dtype))
+        if gate != "slab":
+            assert centres is not None
+            radii = all_squared_radii(part, centres[block].to(x.dtype))
+        return energies(distances, radii, gate)
+
+    return _scan(x, _count(normals, centres), k, block_energies)
 
 
 def select_reranked(
@@ -50,18 +63,28 @@ def select_reranked(
     centres: Float[Tensor, "N D"] | None,
     gate: str,
     k: int,
+    low: LowUnits | None = None,
 ) -> Int[Tensor, "B K"]:
     """The same by a scan in bfloat16, whose best 4K, of planes 4K + N / 256, are ranked again in the precision of x.
 
-    Half the memory traffic and, where the processor multiplies bfloat16, several times the speed. The inputs' mean is
-    taken out in full precision first, so that what is rounded is only how they differ. A unit that the first pass puts
-    behind the others is missed: measured, not proved, to be rare (docs/field.md).
+    Half the memory traffic and, where the processor multiplies bfloat16, several times the speed. A unit that the first
+    pass puts behind the others is missed: measured, not proved, to be rare (docs/field.md).
+
+    Args:
+        low: the same units cast before, about an origin near the inputs; without it they are cast here, block by block.
     """
-    if len(x) <= _FEW:
+    if low is None and len(x) <= _FEW:
         return select_exact(x, normals, offsets, centres, gate, k)
     total = _count(normals, centres)
     number = min(MARGIN * k + (total // ONE_IN if gate == "slab" else 0), total)
-    candidates = _scan(x, normals, offsets, centres, gate, number, _low_block_energies)
+
+    def block_energies(part: Tensor, block: slice) -> Tensor:
+        if low is not None:
+            return low.energies(part, block, gate)
+        n, o, c = (None if table is None else table[block] for table in (normals, offsets, centres))
+        return cast_units(n, o, c, gate, part.mean(0)).energies(part, slice(None), gate)
+
+    candidates = _scan(x, total, number, block_energies)
     return rerank(x, candidates, normals, offsets, centres, gate, k)
 
 
@@ -100,32 +123,34 @@ def active_energies(
     if gate != "ball":
         assert normals is not None
         assert offsets is not None
-        distances = torch.einsum("bd,bkd->bk", x, normals[ids].to(x.dtype)) + offsets[ids].to(x.dtype)
+        distances = offsets[ids].to(x.dtype) + (
+            half_dots(normals, ids, x)
+            if reads_halves(normals, x)
+            else torch.einsum("bd,bkd->bk", x, normals[ids].to(x.dtype))
+        )
     if gate != "slab":
         assert centres is not None
-        radii = (x.unsqueeze(1) - centres[ids].to(x.dtype)).square().sum(-1)
+        radii = (
+            half_squared_distances(centres, ids, x)
+            if reads_halves(centres, x)
+            else (x.unsqueeze(1) - centres[ids].to(x.dtype)).square().sum(-1)
+        )
     return energies(distances, radii, gate)
 
 
-def _scan(
-    x: Tensor,
-    normals: Tensor | None,
-    offsets: Tensor | None,
-    centres: Tensor | None,
-    gate: str,
-    k: int,
-    block_energies: Callable[..., Tensor],
-) -> Tensor:
+def _scan(x: Tensor, total: int, k: int, block_energies: Callable[[Tensor, slice], Tensor]) -> Tensor:
     found = []
     for part in torch.split(x, _INPUTS):
         best = part.new_empty(len(part), 0)
         ids = torch.empty(len(part), 0, dtype=torch.long, device=x.device)
-        for start in range(0, _count(normals, centres), _UNITS):
-            block = slice(start, start + _UNITS)
-            energy = block_energies(part, normals, offsets, centres, block, gate)
-            near = energy.topk(min(k, energy.shape[1]), largest=False)
-            best = torch.cat([best, near.values], 1)
-            ids = torch.cat([ids, near.indices + start], 1)
+        for start in range(0, total, _UNITS):
+            energy = block_energies(part, slice(start, start + _UNITS))
+            if best.shape[1] < k:
+                near, places = energy.topk(min(k, energy.shape[1]), largest=False)
+            else:
+                near, places = _under(energy, best[:, -1:])
+            best = torch.cat([best, near], 1)
+            ids = torch.cat([ids, places + start], 1)
             if best.shape[1] > k:
                 order = best.topk(k, largest=False)
                 best, ids = order.values, ids.gather(1, order.indices)
@@ -133,67 +158,21 @@ def _scan(
     return torch.cat(found)
 
 
-def _block_energies(
-    x: Tensor,
-    normals: Tensor | None,
-    offsets: Tensor | None,
-    centres: Tensor | None,
-    block: slice,
-    gate: str,
-) -> Tensor:
-    distances = radii = None
-    if gate != "ball":
-        assert normals is not None
-        assert offsets is not None
-        distances = all_distances(x, normals[block].to(x.dtype), offsets[block].to(x.dtype))
-    if gate != "slab":
-        assert centres is not None
-        radii = all_squared_radii(x, centres[block].to(x.dtype))
-    return energies(distances, radii, gate)
+def _under(energy: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what lies under a row's limit and where, each row filled up with infinities to the longest of them.
 
-
-def _low_block_energies(
-    x: Tensor,
-    normals: Tensor | None,
-    offsets: Tensor | None,
-    centres: Tensor | None,
-    block: slice,
-    gate: str,
-) -> Tensor:
-    """Return the same by products in bfloat16.
-
-    Energies stay as they are if inputs and units are moved alike, and rounding is relative to what is rounded: so the
-    inputs' mean goes to the origin first.
+    A limit is the k-th best of what came before, so that later blocks give few, and to look for k in each is spared.
     """
-    distances = radii = None
-    mean = x.mean(0)
-    low = (x - mean).to(_LOW)
-    if gate != "ball":
-        assert normals is not None
-        assert offsets is not None
-        cast = normals[block].to(x.dtype)
-        distances = _low_distances(low, cast, offsets[block].to(x.dtype) + cast @ mean).to(x.dtype)
-    if gate != "slab":
-        assert centres is not None
-        # lengths are taken in full precision: the rounding of |x|^2 would drown the differences.
-        cast = centres[block].to(x.dtype) - mean
-        lengths = cast.square().sum(1) + (x - mean).square().sum(1, keepdim=True)
-        radii = lengths - 2 * (low @ cast.to(_LOW).T).to(x.dtype)
-    return energies(distances, radii, gate)
-
-
-def _low_distances(low: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
-    """Return n.x + delta with the offset inside the product.
-
-    A sum near zero is what is looked for; rounded before the offset is added, it would be lost. The offset goes along
-    constant coordinates, as three numbers of low precision that add up to it.
-    """
-    rest, parts = offsets, []
-    for _ in range(3):
-        parts.append(rest.to(low.dtype))
-        rest = rest - parts[-1].to(rest.dtype)
-    rows = torch.cat([normals.to(low.dtype), torch.stack(parts, 1)], 1)
-    return torch.cat([low, low.new_ones(len(low), 3)], 1) @ rows.T
+    rows, columns = (energy < limits).nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=len(energy))
+    # rows come in order: the place of a column is its rank among all less that of its row's first.
+    ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    longest = int(counts.max()) if len(counts) else 0
+    values = energy.new_full((len(energy), longest), torch.inf)
+    places = columns.new_zeros((len(energy), longest))
+    values[rows, ranks] = energy[rows, columns]
+    places[rows, ranks] = columns
+    return values, places
 
 
 def _count(normals: Tensor | None, centres: Tensor | None) -> int:

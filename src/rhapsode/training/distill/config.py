@@ -26,13 +26,13 @@ class DistillConfig(Config):
 
     capture: str | None = None
     """Streams of the teacher that a probe reads, with commas, or all; without it, all that the teacher has."""
-    top_k: int = Field(default=32, ge=1)
-    """Likeliest ids of the teacher that are kept; all others are one mass."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Likeliest ids of the teacher that are kept, all others being one mass; without it, 32 or all there are."""
     max_positions: int | None = Field(default=None, ge=1)
     """Training positions that are captured, from the beginning of the text; without it, all."""
     hard: float = Field(default=0.5, ge=0, le=1)
     """Weight of what came against what the teacher said would."""
-    folds: int = Field(default=8, ge=2)
+    folds: int = Field(default=8, ge=2, le=64)
     """Parts of the training text, each predicted from counts of the others while the field learns."""
 
     batch_size: int = Field(default=512, ge=1)

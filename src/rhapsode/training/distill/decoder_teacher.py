@@ -1,10 +1,8 @@
 """A run of ours as a teacher: forward hooks on the decoder's parts."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -19,8 +17,7 @@ from rhapsode.runfolder import RunFolder, hash_file, read_json
 from rhapsode.text.tokenizer import Tokenizer, load_tokenizer
 from rhapsode.training.checkpoint import load_weights
 from rhapsode.training.config import Recipe
-from rhapsode.training.distill.streams import METADATA_WIDTH
-from rhapsode.training.distill.teacher import Reading
+from rhapsode.training.distill.teacher import Reading, listening, stream_widths
 from rhapsode.training.hardware import resolve_device
 
 
@@ -44,11 +41,7 @@ class DecoderTeacher:
         self._isolate = isolate
         device = next(decoder.parameters()).device
         probe = self.read(torch.zeros(1, 2, dtype=torch.int64, device=device))
-        self.widths: Mapping[str, int] = {
-            "ids": 0,
-            **{name: stream.shape[-1] for name, stream in probe.streams.items()},
-            "metadata": METADATA_WIDTH,
-        }
+        self.widths = stream_widths(probe)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> "DecoderTeacher":
@@ -78,8 +71,7 @@ class DecoderTeacher:
         """Read windows of up to `context` ids. Cost: one forward pass."""
         ids = ids.to(next(self._decoder.parameters()).device)
         segments = (ids == self.tokenizer.bos_id).cumsum(dim=1) if self._isolate else None
-        seen: dict[str, list[Tensor]] = {}
-        with _listening(self._decoder, seen):
+        with listening(_parts(self._decoder)) as seen:
             hidden, _ = self._decoder.hidden(ids, segments=segments)
         seen["hidden"].append(hidden)
         streams = {name: torch.cat(parts, dim=-1).float() for name, parts in seen.items()}
@@ -99,24 +91,11 @@ class DecoderTeacher:
         return None
 
 
-@contextmanager
-def _listening(decoder: Decoder, seen: dict[str, list[Tensor]]) -> Iterator[None]:
-    """Collect what the parts give into `seen`, by stream, in the order of the layers."""
-    handles = [decoder.embedder.register_forward_hook(_note(seen, "embeddings"))]
+def _parts(decoder: Decoder) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules that are listened to, and their streams."""
+    yield decoder.embedder, "embeddings"
     for block in decoder.blocks:
-        handles.append(block.register_forward_hook(_note(seen, "hidden")))
+        yield block, "hidden"
         qkv = getattr(block.mixer, "qkv", None)
         if isinstance(qkv, nn.Module):
-            handles.append(qkv.register_forward_hook(_note(seen, "qkv")))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _note(seen: dict[str, list[Tensor]], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen.setdefault(name, []).append(output[0] if isinstance(output, tuple) else output)
-
-    return hook
+            yield qkv, "qkv"

@@ -10,7 +10,6 @@
 Shape letters: N contexts, H numbers between the stages, Z projected numbers, U units, V classes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -30,6 +29,7 @@ from rhapsode.training.distill.blocks import BlockReader
 from rhapsode.training.distill.losses import divergence
 from rhapsode.training.distill.scoring import Scored, score_blocks
 from rhapsode.training.distill.student import class_targets
+from rhapsode.training.metrics import MetricsLog
 
 MAX_DROP = 0.1
 """Loss of variance or of cosine past which a projection is too small."""
@@ -298,8 +298,7 @@ def relocation_gain(folder: RunFolder) -> Diagnostic:
 
 def read_relocations(folder: RunFolder) -> list[dict[str, Any]]:
     """Read every move of a run from its metrics."""
-    lines = folder.metrics.read_text(encoding="utf-8").splitlines() if folder.metrics.exists() else []
-    return [row["relocation"] for row in map(json.loads, lines) if "relocation" in row]
+    return [row["relocation"] for row in MetricsLog(folder).rows() if "relocation" in row]
 
 
 def waking(statistics: UnitStatistics, scored: Sequence[Scored]) -> Diagnostic:

@@ -2,8 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 from rhapsode.errors import StateError, UserError
 from rhapsode.runfolder import hash_file
 from rhapsode.text.huggingface_tokenizer import HuggingFaceTokenizer
-from rhapsode.training.distill.streams import METADATA_WIDTH
-from rhapsode.training.distill.teacher import Reading
+from rhapsode.training.distill.teacher import Reading, listening, stream_widths
 from rhapsode.training.hardware import resolve_device
 
 # projections of queries, keys and values, by the names that the architectures give them.
@@ -50,11 +48,7 @@ class HuggingFaceTeacher:
                 f"{path} must have logits for all ids of its tokenizer; got {probe.log_probs.shape[-1]} for "
                 f"{tokenizer.vocab_size}. Restore the folder."
             )
-        self.widths: Mapping[str, int] = {
-            "ids": 0,
-            **{name: stream.shape[-1] for name, stream in probe.streams.items()},
-            "metadata": METADATA_WIDTH,
-        }
+        self.widths = stream_widths(probe)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> "HuggingFaceTeacher":
@@ -93,8 +87,7 @@ class HuggingFaceTeacher:
     def read(self, ids: Int[Tensor, "B T"]) -> Reading:
         """Read windows of up to `context` ids. Cost: one forward pass."""
         ids = ids.to(self._model.device)
-        seen: dict[str, list[Tensor]] = {}
-        with _listening(self._model, seen):
+        with listening(_parts(self._model)) as seen:
             output = self._model(input_ids=ids, use_cache=False, output_hidden_states=True)
         seen["hidden"] = list(output.hidden_states[1:])
         streams = {name: torch.cat(parts, dim=-1).float() for name, parts in seen.items()}
@@ -105,25 +98,11 @@ class HuggingFaceTeacher:
         return Reading(streams, torch.log_softmax(logits, dim=-1))
 
 
-@contextmanager
-def _listening(model: Any, seen: dict[str, list[Tensor]]) -> Iterator[None]:
-    handles = [model.get_input_embeddings().register_forward_hook(_note(seen, "embeddings"))]
+def _parts(model: Any) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules that are listened to, and their streams."""
+    yield model.get_input_embeddings(), "embeddings"
     for name, module in model.named_modules():
         if _QKV.search(name):
-            handles.append(module.register_forward_hook(_note(seen, "qkv")))
+            yield module, "qkv"
         elif _ROTARY.search(name) and "layers" not in name:
-            handles.append(module.register_forward_hook(_note(seen, "phases")))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _note(seen: dict[str, list[Tensor]], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        # a rotary module gives cosines and sines; everything else one tensor first.
-        parts = list(output) if name == "phases" else [output[0] if isinstance(output, tuple) else output]
-        seen.setdefault(name, []).extend(parts)
-
-    return hook
+            yield module, "phases"

@@ -1,17 +1,13 @@
 """A whole distillation: teacher, text, capture, two stages, final figures. What `rhapsode distill` does."""
 
-import json
-import platform
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 import torch
 
 from rhapsode.errors import StateError, UserError
@@ -21,10 +17,11 @@ from rhapsode.models.field.base import BaseDistribution, CrossFitted
 from rhapsode.models.field.contexts import ContextProjection, measure_stream_scales
 from rhapsode.models.field.model import FieldModel
 from rhapsode.models.field.shortlist import Shortlist
-from rhapsode.runfolder import FORMAT_VERSION, RunFolder, write_atomic, write_json
-from rhapsode.text.shards import Corpus, TokenArray, save_token_array
+from rhapsode.runfolder import RunFolder, write_json
+from rhapsode.text.shards import Corpus, TokenArray
 from rhapsode.training.controls import control_figures, counted_head
 from rhapsode.training.data import Data, encode_data, open_data
+from rhapsode.training.description import describe_run, save_description
 from rhapsode.training.distill.blocks import Block, BlockReader
 from rhapsode.training.distill.capture import CapturePlan, plan_capture, run_capture
 from rhapsode.training.distill.config import DistillConfig, DistillRecipe
@@ -37,10 +34,12 @@ from rhapsode.training.distill.streams import parse_streams
 from rhapsode.training.distill.student import Student
 from rhapsode.training.distill.teacher import Teacher, check_same_tokenizer, load_teacher
 from rhapsode.training.hardware import resolve_device, set_threads
+from rhapsode.training.metrics import MetricsLog
 from rhapsode.training.run import Observer
 
 _LOG_EVERY = 10
 _SAY_SECONDS = 15.0
+_TOP_K = 32
 # contexts that a whitening is fitted on: its cost is quadratic in the width for each.
 _WHITENED = 16_384
 # positions that tell how long a stream of the teacher usually is.
@@ -157,7 +156,8 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
     epoch = reader.batches_per_epoch(config.batch_size)
     started = said = time.perf_counter()
     step, share = 0, 0.0
-    folder.metrics.touch()
+    metrics = MetricsLog(folder)
+    metrics.clear()
     while share < 1:
         if not student.has_units and (share >= config.units_from or model.linear is None):
             student.seed_units(_sample_to_seed(reader, config))
@@ -170,7 +170,8 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
         share = step / config.steps if config.steps is not None else elapsed / (seconds or 1.0)
         told = student.told_relocations(everything=share >= 1)
         if step % _LOG_EVERY == 0 or step == 1 or share >= 1 or told:
-            _log(folder, {"step": step, "elapsed_s": round(elapsed, 3), **row, **student.statistics.summary()}, told)
+            row |= {"step": step, "elapsed_s": round(elapsed, 3), **student.statistics.summary()}
+            metrics.append(row, *({"relocation": event} for event in told))
         if time.perf_counter() - said > _SAY_SECONDS:
             said = time.perf_counter()
             observer.say(f"step {step}  loss {row['train_loss']:.3f}  KL {row['train_kl']:.3f}  {share:.0%}")
@@ -196,20 +197,11 @@ def _sample(reader: BlockReader, config: DistillConfig) -> Iterator[Block]:
         yield reader.batch(number, config.batch_size, config.seed + 2)
 
 
-def _log(folder: RunFolder, row: dict[str, Any], relocations: list[dict[str, Any]]) -> None:
-    lines = [json.dumps(row), *(json.dumps({"relocation": event}) for event in relocations)]
-    try:
-        with open(folder.metrics, "a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-    except OSError as error:
-        raise StateError(f"{folder.metrics} must be writable; got: {error.strerror}. Free space.") from None
-
-
 def gather_material(request: DistillRequest, folder: RunFolder, overwrite: bool, observer: Observer) -> Material:
     """Load teacher and text, and read the one over the other."""
     recipe = request.recipe
     teacher = load_teacher(request.teacher, recipe.training.device)
-    data = open_data(request.sources, recipe.data)
+    data = open_data(request.sources, recipe.data, "--data")
     if data.corpus is not None:
         check_same_tokenizer(teacher.tokenizer, data.corpus.tokenizer)
     corpus = encode_data(data, teacher.tokenizer)
@@ -237,7 +229,8 @@ def _plans(
     streams: tuple[str, ...] | None = ()
     if request.recipe.model.mode == "probe":
         streams = None if training.capture in (None, "all") else parse_streams(training.capture or "")
-    top_k = min(training.top_k, teacher.tokenizer.vocab_size)
+    vocab_size = teacher.tokenizer.vocab_size
+    top_k = min(_TOP_K, vocab_size) if training.top_k is None else training.top_k
     limits = {"train": training.max_positions, "validation": training.eval_positions}
     parts: dict[str, TokenArray] = {"train": corpus.train, "validation": corpus.validation}
 
@@ -320,15 +313,11 @@ def _write_header(request: DistillRequest, folder: RunFolder, material: Material
     """Write all that describes a run before its first step; run.json last, which makes it a run."""
     corpus, teacher = material.corpus, material.teacher
     solved = request.recipe.model_copy(update={"model": model.config})
+    save_description(folder, solved, corpus)
     header = {
-        "format_version": FORMAT_VERSION,
+        **describe_run(material.data, corpus, request.recipe.training.seed),
         "kind": "field",
         "request": request.as_json(),
-        "seed": request.recipe.training.seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("rhapsode", "torch", "numpy", "tokenizers", "tiktoken")},
-        },
         "hardware": {"device": str(next(model.parameters()).device), "precision": "float32, stored as float16"},
         "teacher": {
             "path": str(Path(teacher.path).resolve()),
@@ -336,17 +325,7 @@ def _write_header(request: DistillRequest, folder: RunFolder, material: Material
             "fingerprint": teacher.fingerprint,
             "streams": material.train.spec.as_json()["streams"],
         },
-        "data_hash": material.data.data_hash,
-        "data": corpus.info,
-        "tokenizer_fingerprint": corpus.tokenizer.fingerprint,
         "parameters": model.num_parameters(),
-        "status": "training",
     }
-    values = solved.model_dump(mode="json", exclude_none=True)
-    write_atomic(folder.recipe, tomli_w.dumps(values).encode())
-    corpus.tokenizer.save(folder.tokenizer)
-    save_token_array(folder.data / "training", counted_head(corpus.train, corpus.tokenizer))
-    save_token_array(folder.data / "validation", corpus.validation)
-    save_token_array(folder.data / "calibration", corpus.calibration)
     write_json(folder.run, header)
     return header

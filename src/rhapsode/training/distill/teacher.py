@@ -3,17 +3,19 @@
 Shape letters: B windows, T tokens of a window, F numbers of a stream, C vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from rhapsode.errors import UserError
 from rhapsode.runfolder import RunFolder
 from rhapsode.text.tokenizer import Tokenizer
+from rhapsode.training.distill.streams import METADATA_WIDTH
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,34 @@ class Reading:
 
     streams: Mapping[str, Tensor]
     log_probs: Float[Tensor, "B T C"]
+
+
+def stream_widths(probe: Reading) -> Mapping[str, int]:
+    """Return the numbers that each stream has at a position, by one reading; ours, `ids` and `metadata`, included."""
+    return {"ids": 0, **{name: stream.shape[-1] for name, stream in probe.streams.items()}, "metadata": METADATA_WIDTH}
+
+
+@contextmanager
+def listening(parts: Iterable[tuple[nn.Module, str]]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what modules give while it is open, by the name of their stream, in the order they are called.
+
+    Of a module that gives several tensors the first is meant; one named `phases` gives cosines and sines, both.
+    """
+    seen: dict[str, list[Tensor]] = {}
+
+    def note(name: str, output: Any) -> None:
+        several = [*output] if isinstance(output, tuple) else [output]
+        seen.setdefault(name, []).extend(several if name == "phases" else several[:1])
+
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: note(name, output))
+        for module, name in parts
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @runtime_checkable

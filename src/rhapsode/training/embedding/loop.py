@@ -1,6 +1,5 @@
 """The training loop of an embedding, top to bottom."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -11,11 +10,12 @@ from torch import Tensor
 
 from rhapsode.errors import StateError, UserError
 from rhapsode.nn.holographic import HolographicEmbedding
-from rhapsode.runfolder import RunFolder, write_atomic
+from rhapsode.runfolder import RunFolder
 from rhapsode.training.checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from rhapsode.training.embedding.config import EmbeddingConfig, cosine_rate
 from rhapsode.training.embedding.data import BatchOf, EvalData
 from rhapsode.training.embedding.objectives import Target
+from rhapsode.training.metrics import MetricsLog
 
 LOG_EVERY = 10
 _STORE = "store"
@@ -45,6 +45,7 @@ class EmbeddingLoop:
     say: Callable[[str], None] = field(default=print)
 
     def __post_init__(self) -> None:
+        self._metrics = MetricsLog(self.folder)
         self.optimizer = torch.optim.AdamW(
             self.embedding.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
@@ -138,11 +139,10 @@ class EmbeddingLoop:
         return self.config.patience is not None and progress.evaluations_since_best >= self.config.patience
 
     def _log(self, line: dict[str, object], progress: Progress) -> None:
-        with open(self.folder.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            progress.metrics_bytes = file.tell()
+        progress.metrics_bytes = self._metrics.append(line)
 
     def _save(self, progress: Progress) -> None:
+        self._metrics.sync()
         weight = self.embedding.store.weight
         tensors: dict[str, Tensor] = {_STORE: weight, _BEST: self.best, _GRAD_NORM: torch.tensor(self.grad_norm)}
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.state[weight].items()}
@@ -151,7 +151,7 @@ class EmbeddingLoop:
     def _start(self, resume: bool) -> Progress:
         path = latest_checkpoint(self.folder) if resume else None
         if path is None:
-            write_atomic(self.folder.metrics, b"")
+            self._metrics.clear()
             return Progress()
         tensors, progress = load_checkpoint(path)
         weight = self.embedding.store.weight
@@ -163,7 +163,5 @@ class EmbeddingLoop:
         state = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
         if state:
             self.optimizer.state[weight] = state
-        with open(self.folder.metrics, "ab") as file:
-            # lines that were written after the checkpoint will be written again.
-            file.truncate(progress.metrics_bytes)
+        self._metrics.cut(progress.metrics_bytes)
         return progress

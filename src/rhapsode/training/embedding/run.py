@@ -124,7 +124,7 @@ def run_embedding(
     # small beside what a hundred steps of 1e-3 can move: directions are what is learnt.
     torch.nn.init.normal_(embedding.store.weight, std=0.02, generator=torch.Generator().manual_seed(config.seed))
     batch_of, held = _batches(config, material)
-    folder.claim()
+    folder.claim(for_embedding=True)
     with folder.lock():
         folder.checkpoints.mkdir(exist_ok=True)
         if not resume:
