@@ -58,7 +58,7 @@ class DistillConfig(Config):
     seed_positions: int = Field(default=8_192, ge=1)
     """Positions that the units start from."""
     relocate: bool = False
-    """Move idle units to the contexts of highest loss; off, since it was not shown to help."""
+    """Move idle units to the contexts of highest loss; off, since it was not shown to help here."""
     relocation: RelocationConfig = RelocationConfig()
     """Settings of these moves."""
 
