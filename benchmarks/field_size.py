@@ -60,6 +60,8 @@ def measure(number: int, rank: int | None, trained: bool, gate: str, quick: bool
     dim, outputs, batch = (64, 64, 32) if quick else (4_096, 4_096, 256)
     seconds = 0.2 if quick else 20.0
     settings = {"num_units": number, "num_active": 32, "gate": gate, "rank": rank, "init": "random"}
+    # full controls leave no room for a copy either.
+    settings["search_copy"] = rank is not None
     began = time.perf_counter()
     field = LargeField(dim, outputs, FieldConfig.model_validate(settings), seed=0)
     row: Row = {

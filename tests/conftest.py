@@ -23,7 +23,7 @@ install_import_hook("rhapsode", "shape_checker.check")
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give every test its own home, refuse connections, and undo the mode and threads that a training sets."""
+    """Give every test its own home, refuse connections, start on one thread, and undo the mode that a training sets."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))

@@ -136,7 +136,7 @@ def fill(folder: RunFolder) -> list[Path]:
     """Write something at every place of a run, and return the places."""
     places = []
     for name, place in vars(folder).items():
-        if name in {"path", "embedding"}:
+        if name in {"path", "embedding_request"}:
             continue
         if place.suffix:
             place.write_text("{}")

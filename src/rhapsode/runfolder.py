@@ -11,7 +11,7 @@ RUN/data/               validation and calibration text, encoded
 RUN/encoder/  memory/   what later steps add
 RUN/field/    capture/  what a distilled field is made of, and what was read of its teacher
 
-An embedding that is trained by itself has embedding.json in place of run.json.
+An embedding that is trained by itself has request.json in place of run.json, from its first step on.
 """
 
 import hashlib
@@ -108,7 +108,7 @@ class RunFolder:
         self.tokenizer = self.path / "tokenizer.json"
         self.model = self.path / "model.safetensors"
         self.run = self.path / "run.json"
-        self.embedding = self.path / "embedding.json"
+        self.embedding_request = self.path / "request.json"
         self.metrics = self.path / "metrics.jsonl"
         self.loss_picture = self.path / "loss.png"
         self.checkpoints = self.path / "checkpoints"
@@ -135,7 +135,7 @@ class RunFolder:
                 f"--out must name a folder without a run; got {self.path}, which has one. "
                 "Replace it with --overwrite, or go on with a training that was stopped with --resume."
             )
-        if self.embedding.exists() and not for_embedding:
+        if self.embedding_request.exists() and not for_embedding:
             raise UserError(
                 f"--out must not name the folder of an embedding; got {self.path}, whose tokenizer would be replaced. "
                 "Choose another --out."

@@ -96,6 +96,9 @@ def test_a_folder_that_is_taken_or_cannot_be_written_is_left_alone(
         done = command("train", tmp_path / "file", "--out", tmp_path / "e", *flags)
         assert (done.code, "--out must not name the folder of an embedding; got" in done.err) == (2, True)
     assert sorted((tmp_path / "e").rglob("*")) == before
+    # nor one that was stopped before its end.
+    (tmp_path / "e" / "embedding.json").unlink()
+    assert command("train", tmp_path / "file", "--out", tmp_path / "e").code == 2
     done = command("embed", "train", *TINY, "--out", tmp_path / "file")
     assert (done.code, "--out must name a writable folder; got" in done.err) == (2, True)
 

@@ -2,8 +2,9 @@
 
 import json
 import re
-import time
 from pathlib import Path
+
+import pytest
 
 from rhapsode.text.shards import load_corpus
 from rhapsode.text.tokenizer import load_tokenizer
@@ -97,8 +98,19 @@ def test_tokenizers_that_cannot_be(command: Command, source: Path, tmp_path: Pat
     done = command("tokenizer", "export", out, "--out", tmp_path / "hf.json")
     assert done.code == 2
     assert "tokenizer.encoding must be shortest to be exported; got greedy" in done.err
-    started = time.perf_counter()
-    done = command("tokenizer", "train", "stdlib", "--out", tmp_path / "none" / "tokenizer.json")
-    assert (done.code, "--out must name a file in a folder that can be written; got" in done.err) == (2, True)
-    # known before anything is read or learnt.
-    assert time.perf_counter() - started < 1
+
+
+def test_a_place_that_cannot_hold_a_tokenizer_is_known_before_anything_is_read(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("text was opened")
+
+    monkeypatch.setattr("rhapsode.text.split.open_sources", refuse)
+    for out in (tmp_path / "none" / "tokenizer.json", tmp_path):
+        done = command("tokenizer", "train", "stdlib", "--out", out)
+        assert (done.code, "--out must name a file in a folder that can be written; got" in done.err) == (2, True)
+    # of a folder that exists, the system says whether it may be written.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    done = command("tokenizer", "train", "stdlib", "--out", tmp_path / "tokenizer.json")
+    assert (done.code, "Choose another --out" in done.err) == (2, True)

@@ -47,6 +47,15 @@ def test_vectors_start_as_large_as_those_of_a_table(embed: str, predict: str, si
 
 
 @pytest.mark.parametrize("embed", NAMES)
+def test_positions_start_as_small_as_beside_a_table(embed: str) -> None:
+    sizes = {"width": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 500, "seq_len": 64}
+    settings = {"attention": {"positions": "learned"}, "init": "gpt2", "compressed": {"compression": 4}}
+    config = ModelConfig(embed=embed, **settings, **sizes)
+    table = build_decoder(config, 0).get_parameter("position_table.weight")
+    assert float(table.detach().std()) == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("embed", NAMES)
 @pytest.mark.parametrize("predict", ["tied", "untied"])
 def test_a_model_around_them_learns(embed: str, predict: str) -> None:
     sizes = {"width": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 100, "seq_len": 8}

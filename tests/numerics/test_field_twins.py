@@ -158,7 +158,7 @@ def test_halves_are_read_only_where_they_can_be() -> None:
     assert not reads_halves(table.to("meta"), x.to("meta"))
 
 
-@pytest.mark.parametrize("k", [1, 40, 8500])
+@pytest.mark.parametrize("k", [1, 40, 8500, 16_384, 20_000])
 def test_the_nearest_of_many_blocks_are_those_of_one(k: int) -> None:
     generator = torch.Generator().manual_seed(k)
     centres = torch.randn(20_000, 3, generator=generator, dtype=DOUBLE)

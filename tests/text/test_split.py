@@ -163,7 +163,7 @@ def test_too_little_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some text")
     with pytest.raises(UserError, match=r"--val-file must hold text; got .*e\.txt, which is empty"):
         open_sources([f"{tmp_path}/a.txt"], DataConfig(val_file=f"{tmp_path}/e.txt"))
-    with pytest.raises(UserError, match="--val-file must not be the only text; got a file that holds every SOURCE"):
+    with pytest.raises(UserError, match="--val-file must not be the only text; got a file that holds all the others"):
         open_sources([f"{tmp_path}/a.txt"], DataConfig(val_file=f"{tmp_path}/a.txt"))
     with pytest.raises(UserError, match="--val-file must name a file"):
         split_documents([Document("a", "abc")], DataConfig(val_file=f"{tmp_path}/gone.txt"))

@@ -216,6 +216,24 @@ def test_the_scaler_is_scikit_learns() -> None:
     assert torch.allclose(Scaler(far)(far), far.sign())
 
 
+def test_a_block_of_many_samples_is_learnt_as_if_it_came_in_parts() -> None:
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.normal(size=(3300, 5)))
+    y = x[:, :1] - x[:, 1:2] + 0.1 * torch.tensor(rng.normal(size=(3300, 1)))
+    speeds = (0.9999, 0.97)
+    whole, parts = (LinearBase(x[:300], y[:300], speeds) for _ in range(2))
+    for start in range(300, 3300, 1000):
+        whole.update(x[start : start + 1000], y[start : start + 1000])
+        for one in range(start, start + 1000, 10):
+            parts.update(x[one : one + 10], y[one : one + 10])
+    assert torch.allclose(whole.weights, parts.weights, atol=0.02)
+    assert float((whole(x) - y).square().mean()) < 0.015
+    assert bool((whole.inverse.diagonal(dim1=1, dim2=2) > 0).all())
+    # a sample past all bounds makes nonsense of nothing but itself.
+    whole.update(torch.full((1, 5), 1e100, dtype=torch.float64), torch.full((1, 1), 1e100, dtype=torch.float64))
+    assert bool(whole.trust.isfinite().all())
+
+
 def test_of_several_memories_the_one_that_says_what_comes_is_trusted() -> None:
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal(size=(900, 2)))

@@ -34,8 +34,8 @@ def train(
     from rhapsode.text.tokenizer import train_tokenizer
 
     folder = Path(out).parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--out must name a file in a folder that can be written; got {out}. Make {folder} first.")
+    if Path(out).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--out must name a file in a folder that can be written; got {out}. Choose another --out.")
     settings = {"kind": kind, "max_vocab_size": max_vocab_size, "encoding": encoding}
     config = build_config(TokenizerConfig, settings, "tokenizer")
     split = open_sources(sources, DataConfig())

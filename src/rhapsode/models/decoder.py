@@ -330,7 +330,7 @@ class Decoder(nn.Module):
                     # tied, an n-gram table is still none that logits are read from.
                     tied = isinstance(self.head, TiedHead) and name.startswith("embedder.") and "ngram" not in name
                     # of tables that are multiplied, each has its part of the size.
-                    factors = getattr(self.embedder, "num_factors", 1)
+                    factors = getattr(self.embedder, "num_factors", 1) if name.startswith("embedder.") else 1
                     std = (0.02 if gpt2 or tied else 1.0) ** (1 / factors)
                     module.weight.normal_(std=std, generator=generator)
             elif isinstance(module, Linear):

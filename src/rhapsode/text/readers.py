@@ -138,7 +138,7 @@ def open_bytes(path: Path) -> BufferedIOBase:
     try:
         return gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")
     except OSError as error:
-        raise UserError(f"SOURCE must be readable; got {path}: {error.strerror}.") from None
+        raise UserError(f"{path} must be readable; got: {error.strerror}.") from None
 
 
 def decode_blocks(blocks: Iterable[bytes], name: str) -> Iterator[str]:
@@ -191,7 +191,7 @@ def _whole_gzip(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} must be a whole gzip file; got: {error}.") from None
     except OSError as error:
-        raise UserError(f"SOURCE must be readable; got {path}: {error.strerror}.") from None
+        raise UserError(f"{path} must be readable; got: {error.strerror}.") from None
 
 
 def _lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:

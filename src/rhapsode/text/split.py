@@ -62,7 +62,7 @@ def open_sources(sources: Sequence[str], config: DataConfig, setting: str = "SOU
         UserError: if a source is missing, empty or not text, or there is too little text to split.
     """
     validation = None if config.val_file is None else open_readers([config.val_file], "--val-file")
-    return TextSplit(open_readers(sources, setting), config, validation, list(sources))
+    return TextSplit(open_readers(sources, setting), config, validation, list(sources), setting)
 
 
 def split_documents(documents: Sequence[Document], config: DataConfig) -> "TextSplit":
@@ -97,8 +97,9 @@ class TextSplit:
         config: DataConfig,
         validation: Sequence[Reader] | None = None,
         names: Sequence[str] = (),
+        setting: str = "SOURCE",
     ) -> None:
-        self._config = config
+        self._config, self._setting = config, setting
         self._names = list(names)
         self._readers = list(readers)
         self._validation = None if validation is None else list(validation)
@@ -165,11 +166,11 @@ class TextSplit:
     def _find_left_out(self) -> np.ndarray:
         left_out = np.asarray(self._scan.sizes == 0)
         if left_out.all():
-            raise UserError("SOURCE must hold text; got only empty documents. Check the files.")
+            raise UserError(f"{self._setting} must hold text; got only empty documents. Check the files.")
         if self._val_scan is not None:
             left_out |= np.isin(_as_keys(self._scan.digests), _as_keys(self._val_scan.digests))
             if left_out.all():
-                raise UserError("--val-file must not be the only text; got a file that holds every SOURCE.")
+                raise UserError("--val-file must not be the only text; got a file that holds all the others.")
         return left_out
 
     def _assign(self) -> np.ndarray | None:
@@ -178,7 +179,8 @@ class TextSplit:
         if len(first) < 3:
             if (shortest := int(self._scan.chars[kept].min())) < 3:
                 raise UserError(
-                    f"SOURCE must hold at least 3 characters in each of fewer than three documents; got {shortest}."
+                    f"{self._setting} must hold at least 3 characters in each of fewer than three documents; "
+                    f"got {shortest}."
                 )
             return None
         digests, sizes = self._scan.digests[kept][first], self._scan.sizes[kept][first]

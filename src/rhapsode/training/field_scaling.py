@@ -14,6 +14,9 @@ _CONSTANT = 1e-10
 _FARTHEST = 1e100
 # how fast trust follows squared errors of targets of unit variance, and what share of it a sample spreads evenly.
 _TRUST_RATE, _TRUST_SHARED = 0.5, 1e-3
+_WORST = 1e6
+# samples of one step: of many more, a short memory would have none of its digits left.
+_MOST = 32
 
 
 class Scaler:
@@ -74,10 +77,12 @@ class LinearBase:
         return x @ weights[:-1] + weights[-1]
 
     def update(self, x: Float[Tensor, "S D"], y: Float[Tensor, "S V"]) -> None:
-        """Learn from a block of samples that was just seen; what came before fades by `forgetting` a sample.
+        """Learn from samples that were just seen; what came before fades by `forgetting` a sample."""
+        for inputs, goals in zip(torch.split(x, _MOST), torch.split(y, _MOST), strict=True):
+            self._step(inputs, goals)
 
-        One step for the block, by the matrix inversion lemma.
-        """
+    def _step(self, x: Float[Tensor, "S D"], y: Float[Tensor, "S V"]) -> None:
+        """Learn from a few samples at once, by the matrix inversion lemma."""
         ones = torch.cat([x, x.new_ones(len(x), 1)], 1)
         errors = y - ones @ self._rows
         self._trust_again(errors)
@@ -92,7 +97,8 @@ class LinearBase:
         self.inverse *= (100 / size).clamp_max(1)[:, None, None]
 
     def _trust_again(self, errors: Float[Tensor, "F S V"]) -> None:
-        losses = errors.square().mean(2).sum(1)
+        # what is past all bounds says which is worst, and must not make nonsense of the others.
+        losses = errors.square().mean(2).sum(1).clamp_max(_WORST)
         found = torch.softmax(self.trust.log() - _TRUST_RATE * losses, 0)
         shared = 1 - (1 - _TRUST_SHARED) ** errors.shape[1]
         self.trust = (1 - shared) * found + shared / len(found)

@@ -30,7 +30,7 @@ def recall(field: Field | LargeField, x: Tensor) -> float:
 
 
 def has_copy(search: UnitSearch) -> bool:
-    return search._low is not None
+    return search.size_bytes() > 0
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -41,6 +41,9 @@ def test_it_is_made_at_the_second_search_and_finds_the_same_units(gate: str, lar
     assert not has_copy(field.search)
     assert recall(field, draw(1)) > 0.99
     assert has_copy(field.search)
+    planes, centres = 2 * 600 * 15, 2 * 600 * 12 + 4 * 600
+    held = {"slab": planes, "ball": centres, "product": planes + centres}[gate]
+    assert field.search.size_bytes() == held + 4 * 12
     # few inputs use it too.
     assert recall(field, draw(2, rows=2)) > 0.9
     without = make(gate, large=large, search_copy=False).eval()
@@ -77,6 +80,22 @@ def test_it_is_dropped_when_an_optimizer_moves_units() -> None:
     optimizer = torch.optim.SGD([field.centres], lr=1.0)
     field.centres.grad = torch.randn(600, 12, generator=torch.Generator().manual_seed(9))
     optimizer.step()
+    for seed in range(3):
+        assert recall(field, draw(seed)) > 0.99
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_it_is_dropped_when_a_table_is_exchanged_or_written_past_the_field(large: bool) -> None:
+    field = make("ball", large=large).eval()
+    for seed in range(2):
+        recall(field, draw(seed))
+    assert has_copy(field.search)
+    if isinstance(field, Field):
+        assert field.centres is not None
+        field.centres.data = field.centres.data.flip(0).clone()
+    else:
+        assert field.balls is not None
+        field.balls.data[:] = field.balls.data.flip(0).clone()
     for seed in range(3):
         assert recall(field, draw(seed)) > 0.99
 

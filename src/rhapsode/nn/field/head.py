@@ -1,6 +1,6 @@
 """What every field has whatever holds its units: the way in, the way out, and how units are drawn."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ class FieldOutput(NamedTuple):
     parts: FieldParts
 
 
-class FieldHead(nn.Module):
+class FieldHead(nn.Module, ABC):
     """f(x) = bias + decoder^T sum_i a_i(x) v_i(x), over the K active units (docs/field.md has the equations)."""
 
     log_temperature: nn.Parameter

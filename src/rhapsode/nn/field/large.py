@@ -18,7 +18,9 @@ _GATHERED = 1 << 26
 
 
 class LargeField(FieldHead):
-    """The field of `Field`, stored in 2 N (D + 3 + 3 R) bytes and as much again for centres under balls and products.
+    """The field of `Field`, stored in 2 N (D + 3 + 3 R) bytes, and 2 N D more for centres under balls and products.
+
+    A ranked search keeps 2 N D bytes beside them, twice that for products, unless `search_copy` is off.
 
     In training mode `forward` gathers the rows that the batch touches as float32 leaves; after `loss.backward()`,
     `update_units` steps them by Adagrad's rule with one second moment a row (as in Naumov et al. 2019, arXiv
@@ -122,9 +124,9 @@ class LargeField(FieldHead):
             table.flush()
 
     def size_bytes(self) -> int:
-        """Return the bytes of tables, masters, moments and parameters."""
+        """Return the bytes of tables, masters, moments, parameters, and the copy that the search keeps now."""
         held = [*self.buffers(), *self.parameters(), *(table._cache for table in self._tables())]
-        return sum(value.numel() * value.element_size() for value in held)
+        return sum(value.numel() * value.element_size() for value in held) + self.search.size_bytes()
 
     def _tables(self) -> list[HalfTable]:
         return [self.planes, self.controls, *([] if self.balls is None else [self.balls])]

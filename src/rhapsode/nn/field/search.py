@@ -1,6 +1,7 @@
 """Which way a field finds its active units, and the index that it keeps between changes."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from rhapsode.nn.field.config import FieldConfig
 from rhapsode.nn.field.index import UnitIndex
 from rhapsode.ops.field.evaluate import Units
 from rhapsode.ops.field.low_units import LowUnits, cast_units
-from rhapsode.ops.field.selection import rerank, select_exact, select_reranked
+from rhapsode.ops.field.selection import FEW, rerank, select_exact, select_reranked
 
 # dimensions past which cells of points without structure must nearly all be visited (docs/field.md).
 _MANY = 64
@@ -18,8 +19,13 @@ _MANY = 64
 
 # inputs may lie this many times farther from the copy's origin, in mean squares, than those it was made for.
 _FARTHER = 1.5
-# so few inputs do not tell where the others will be.
-_FEW = 8
+
+
+class _Kept(NamedTuple):
+    """A copy, and the mean square distance from its origin of the inputs that it was made for."""
+
+    low: LowUnits
+    spread: float
 
 
 class UnitSearch:
@@ -34,8 +40,7 @@ class UnitSearch:
         self.config, self.in_dim = config, in_dim
         self._index: UnitIndex | None = None
         self._stale = 0
-        self._low: LowUnits | None = None
-        self._spread = 0.0
+        self._kept: _Kept | None = None
         self._seen: list[tuple[Tensor, int]] = []
 
     @property
@@ -51,7 +56,7 @@ class UnitSearch:
 
     def reset(self, *, rebuild: bool = False) -> None:
         """Note that units have moved. The index is built anew after 100 notes, or at once with `rebuild`."""
-        self._low, self._seen = None, []
+        self._kept, self._seen = None, []
         self._stale += 1
         if rebuild or self._stale >= 100:
             self._index, self._stale = None, 0
@@ -77,20 +82,26 @@ class UnitSearch:
         held = [table for table in tables if table is not None]
         if not self.config.search_copy or any(table.is_inference() for table in held):
             return None
-        # every change in place raises a version; what was seen is held, so that its address is not given away.
-        same = len(held) == len(self._seen) and all(
+        # a change in place raises a version, if not one of `.data`: `reset` tells of those. What was seen is held
+        # through an alias, so that neither is its address given away nor does a table that is exchanged look the same.
+        seen, kept = self._seen, self._kept
+        same = len(held) == len(seen) and all(
             table.data_ptr() == old.data_ptr() and table._version == version
-            for table, (old, version) in zip(held, self._seen, strict=True)
+            for table, (old, version) in zip(held, seen, strict=True)
         )
         if not same:
-            self._seen, self._low = [(table, table._version) for table in held], None
+            self._seen, self._kept = [(table.detach(), table._version) for table in held], None
             return None
-        if self._low is not None and float((x - self._low.origin).square().sum(1).mean()) <= _FARTHER * self._spread:
-            return self._low
-        if len(x) <= _FEW:
+        if kept is not None and float((x - kept.low.origin).square().sum(1).mean()) <= _FARTHER * kept.spread:
+            return kept.low
+        if len(x) <= FEW:
             return None
         normals, offsets, centres = tables
         mean = x.mean(0)
-        self._low = cast_units(normals, offsets, centres, self.config.gate, mean)
-        self._spread = float((x - mean).square().sum(1).mean())
-        return self._low
+        low = cast_units(normals, offsets, centres, self.config.gate, mean)
+        self._kept = _Kept(low, float((x - mean).square().sum(1).mean()))
+        return low
+
+    def size_bytes(self) -> int:
+        """Return the bytes of the copy in bfloat16 that is kept now."""
+        return 0 if self._kept is None else self._kept.low.size_bytes()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 # sums in another order and fused multiplications, but no assumption that numbers are finite.
 _FAST = {"contract", "reassoc"}
-# a float16's exponent and fraction, moved to a float32's place, are the number times two to this power, subnormal
-# numbers included.
+# a float16's exponent and fraction, moved to a float32's place, are the number over two to this power. Numbers under
+# 6e-5 are subnormal there: where the processor is set to take those for zero, as in training, they are zero here.
 _SHIFT = np.float32(2.0**112)
 
 

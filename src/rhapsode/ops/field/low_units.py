@@ -50,6 +50,11 @@ class LowUnits:
             radii = lengths - 2 * (low @ self.centres[units].T).to(x.dtype)
         return energies(distances, radii, gate)
 
+    def size_bytes(self) -> int:
+        """Return the bytes of all that is held."""
+        held = (self.origin, self.planes, self.centres, self.lengths)
+        return sum(table.numel() * table.element_size() for table in held if table is not None)
+
 
 def cast_units(
     normals: Float[Tensor, "N D"] | None,

@@ -1,7 +1,7 @@
 """The K units of least energy: a scan in blocks, exact or with a first pass in low precision.
 
 Tables may be float16 or bfloat16; a block of them at a time is cast to the precision of the scan, so that nothing of
-the size of a whole table is ever made.
+the size of a whole table is made here. A caller may keep one, `LowUnits`, from scan to scan.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,9 @@ _GATHERED = 1 << 20
 # by about 0.0012 of the distances' deviation, and of N planes so many more lie that near.
 MARGIN, ONE_IN = 4, 256
 # so few inputs are scanned exactly: to cast the tables costs more than their product.
-_FEW = 8
+FEW = 8
+# at most one in so many of a block is listed: 64 MB of places.
+_SPARSE = 4
 
 
 def select_exact(
@@ -73,7 +75,7 @@ def select_reranked(
     Args:
         low: the same units cast before, about an origin near the inputs; without it they are cast here, block by block.
     """
-    if low is None and len(x) <= _FEW:
+    if low is None and len(x) <= FEW:
         return select_exact(x, normals, offsets, centres, gate, k)
     total = _count(normals, centres)
     number = min(MARGIN * k + (total // ONE_IN if gate == "slab" else 0), total)
@@ -101,7 +103,10 @@ def rerank(
 
     A candidate of -1 is none; each input must have at least K others.
     """
-    rows = max(1, _GATHERED // max(1, candidates.shape[1] * x.shape[1]))
+    read = [table for table, gates in ((normals, "slab product"), (centres, "ball product")) if gate in gates]
+    # where rows are read in place nothing is gathered, and all inputs are shared out among the threads at once.
+    in_place = all(table is not None and reads_halves(table, x) for table in read)
+    rows = max(1, len(x) if in_place else _GATHERED // max(1, candidates.shape[1] * x.shape[1]))
     found = []
     for part, ids in zip(torch.split(x, rows), torch.split(candidates, rows), strict=True):
         energy = active_energies(part, normals, offsets, centres, ids.clamp_min(0), gate)
@@ -145,25 +150,27 @@ def _scan(x: Tensor, total: int, k: int, block_energies: Callable[[Tensor, slice
         ids = torch.empty(len(part), 0, dtype=torch.long, device=x.device)
         for start in range(0, total, _UNITS):
             energy = block_energies(part, slice(start, start + _UNITS))
-            if best.shape[1] < k:
+            under = energy < best[:, -1:] if best.shape[1] == k else None
+            # where most are near, to list them takes more than to look for the best.
+            if under is None or int(under.sum()) > under.numel() // _SPARSE:
                 near, places = energy.topk(min(k, energy.shape[1]), largest=False)
             else:
-                near, places = _under(energy, best[:, -1:])
+                near, places = _listed(energy, under)
             best = torch.cat([best, near], 1)
             ids = torch.cat([ids, places + start], 1)
-            if best.shape[1] > k:
+            if best.shape[1] >= k:
                 order = best.topk(k, largest=False)
                 best, ids = order.values, ids.gather(1, order.indices)
         found.append(ids)
     return torch.cat(found)
 
 
-def _under(energy: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what lies under a row's limit and where, each row filled up with infinities to the longest of them.
+def _listed(energy: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the chosen energies and where they are, each row filled up with infinities to the longest of them.
 
-    A limit is the k-th best of what came before, so that later blocks give few, and to look for k in each is spared.
+    Those under the k-th best of what came before are few, so that to look for k in every block is spared.
     """
-    rows, columns = (energy < limits).nonzero(as_tuple=True)
+    rows, columns = chosen.nonzero(as_tuple=True)
     counts = torch.bincount(rows, minlength=len(energy))
     # rows come in order: the place of a column is its rank among all less that of its row's first.
     ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]

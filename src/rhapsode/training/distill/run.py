@@ -170,7 +170,7 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
         share = step / config.steps if config.steps is not None else elapsed / (seconds or 1.0)
         told = student.told_relocations(everything=share >= 1)
         if step % _LOG_EVERY == 0 or step == 1 or share >= 1 or told:
-            row |= {"step": step, "elapsed_s": round(elapsed, 3), **student.statistics.summary()}
+            row = {"step": step, "elapsed_s": round(elapsed, 3), **row, **student.statistics.summary()}
             metrics.append(row, *({"relocation": event} for event in told))
         if time.perf_counter() - said > _SAY_SECONDS:
             said = time.perf_counter()

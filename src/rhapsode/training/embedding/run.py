@@ -34,7 +34,6 @@ from rhapsode.training.embedding.loop import EmbeddingLoop
 from rhapsode.training.embedding.objectives import Addressing, Distil, Old, SkipGram, Target
 
 SYNTHETIC = "synthetic"
-REQUEST = "request.json"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def run_embedding(
             not a number.
     """
     folder = RunFolder(out)
-    asked_in = folder.path / REQUEST
+    asked_in = folder.embedding_request
     if folder.exists():
         raise UserError(f"--out must name a folder without a run; got {folder.path}, which has one. Choose another.")
     if asked_in.exists() and not (resume or overwrite):
@@ -183,7 +182,7 @@ def _gather(request: EmbeddingRequest) -> _Material:
         if config.objective == "skip_gram":
             raise UserError("--data must name text with --objective skip_gram; got synthetic. Try --data stdlib.")
         return _Material(config, None, None, None, None)
-    split = open_sources([request.data], DataConfig())
+    split = open_sources([request.data], DataConfig(), "--data")
     if request.tokenizer is not None:
         tokenizer = load_tokenizer(request.tokenizer)
     else:
