@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,9 @@ CAPS = (1024, 4096, 8192, 32_768)
 CAP = 4096
 THREADS = (1, 2)
 LARGE_BYTES = 100_000_000
+WIKITEXT = "wikitext-2 validation"
+# of 12 million: sentencepiece takes minutes for as many.
+LIBRARY_CHARS = 7_000_000
 Row = dict[str, Any]
 Encode = Callable[[Sequence[str]], int]
 
@@ -53,43 +56,43 @@ def main() -> None:
         return
     if arguments.wikitext is None:
         parser.error("--wikitext must name a text")
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure_all(Path(folder), arguments)
     peers = {name: version(name) for name in ("tiktoken", "tokenizers", "sentencepiece")}
-    path = write_result(
-        arguments.name, rows, title="Tokenizers", peers=peers, goals=goals(rows), quick=arguments.quick, columns=COLUMNS
-    )
-    print(path)
+    rows: list[Row] = []
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for row in measure_all(Path(folder), arguments):
+            print(f"{time.perf_counter() - began:6.0f} s", row, file=sys.stderr, flush=True)
+            rows.append(row)
+            extra = {"title": "Tokenizers", "peers": peers, "goals": goals(rows), "columns": COLUMNS}
+            write_result(arguments.name, rows, quick=arguments.quick, **extra)
 
 
-def measure_all(work: Path, arguments: argparse.Namespace) -> list[Row]:
+def measure_all(work: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     """Pack both texts at every cap; speed, large training and models at one."""
     quick = arguments.quick
-    rows: list[Row] = []
-    for name, text in (("wikitext-2 validation", arguments.wikitext.read_text()), ("python library", library())):
+    for name, text in ((WIKITEXT, arguments.wikitext.read_text()), ("python library", library()[:LIBRARY_CHARS])):
         stem = work / name.replace("-", " ").split()[0]
         cut = text.rfind("\n", 0, int(len(text) * 0.9) if not quick else 300_000) + 1
         Path(f"{stem}.train").write_text(text[:cut])
         Path(f"{stem}.test").write_text(text[cut:] if not quick else text[cut : cut + 200_000])
         for cap in (1024, CAP) if quick else CAPS:
-            found = [child("pack", stem, kind, cap) for kind in LEARNERS]
-            base = next(row["bytes_per_token"] for row in found if row["tokenizer"] == "bpe")
-            rows += [
-                {"measure": "packing", "text": name, **row, "over_bpe": row["bytes_per_token"] / base} for row in found
-            ]
-    rows += speeds(work / "python", rounds=2 if quick else 5)
+            base = 0.0
+            for kind in LEARNERS:
+                row = {"measure": "packing", "text": name, **child("pack", stem, kind, cap)}
+                # ours comes first.
+                base = base or row["bytes_per_token"]
+                yield {**row, "over_bpe": row["bytes_per_token"] / base}
+    yield from speeds(work / "python", rounds=2 if quick else 5)
     large = work / "large.train"
     code = library()
     size = 5_000_000 if quick else LARGE_BYTES
     copies = -(-size // len(code))
     large.write_text("".join(code.replace("self", f"self{copy}") for copy in range(copies))[:size])
     Path(f"{work}/large.test").write_text(code[:1_000_000])
-    rows += [
-        {"measure": "large_training", "text_mb": size / 1e6, **child("pack", work / "large", k, CAP)} for k in OURS
-    ]
+    for kind in OURS:
+        yield {"measure": "large_training", "text_mb": size / 1e6, **child("pack", work / "large", kind, CAP)}
     (work / "wikitext.train.txt").write_text(Path(f"{work}/wikitext.train").read_text())
-    rows += bits_per_byte(work, 20 if quick else arguments.steps, 1 if quick else arguments.seeds)
-    return rows
+    yield from bits_per_byte(work, 20 if quick else arguments.steps, 1 if quick else arguments.seeds)
 
 
 def library() -> str:
@@ -103,9 +106,7 @@ def child(*words: object) -> Row:
     environment = {**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
     command = [sys.executable, __file__, "--measure", *map(str, words)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    row: Row = json.loads(done.stdout.splitlines()[-1])
-    print(words, row, file=sys.stderr)
-    return row
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def peak_mb() -> float:
@@ -269,12 +270,11 @@ ENCODERS: dict[str, Callable[[str, int], Encode]] = {
 # --- bits per byte ------------------------------------------------------------------------------------------------
 
 
-def bits_per_byte(work: Path, steps: int, seeds: int) -> list[Row]:
+def bits_per_byte(work: Path, steps: int, seeds: int) -> Iterator[Row]:
     """Train one model at one size for the same steps of the same tokens, so for the same operations.
 
     An n-gram token stands for more text, so its model sees more bytes, and sees the same text more often.
     """
-    rows = []
     for seed in range(seeds):
         for kind in OURS:
             settings = {
@@ -288,39 +288,39 @@ def bits_per_byte(work: Path, steps: int, seeds: int) -> list[Row]:
             )
             row = {"measure": "bits_per_byte", "tokenizer": kind, "seed": seed, "vocab_size": result.vocab_size}
             row |= {"bits_per_byte": result.val_bits_per_byte, "steps": result.steps, "tokens": result.tokens}
-            rows.append({**row, "parameters": result.parameters, "seconds": result.seconds})
-            print(rows[-1], file=sys.stderr)
-    return rows
+            yield {**row, "parameters": result.parameters, "seconds": result.seconds}
 
 
 def goals(rows: Sequence[Row]) -> list[Row]:
-    """Say what was wanted and what came."""
-    packed = next(
-        r
-        for r in rows
-        if r.get("tokenizer") == "ngram" and r.get("cap") == CAP and r.get("text", "").startswith("wiki")
-    )
-    fast = next(r for r in rows if r.get("encoder") == "ngram, shortest" and r.get("threads") == 2)
-    large = next(r for r in rows if r["measure"] == "large_training" and r["tokenizer"] == "ngram")
-    bits = {
-        kind: statistics.mean(
-            r["bits_per_byte"] for r in rows if r["measure"] == "bits_per_byte" and r["tokenizer"] == kind
-        )
-        for kind in OURS
-    }
-    wanted = [
-        ("bytes a token over BPE at 4,096 ids, WikiText-2", 1.2, packed["over_bpe"], True),
-        ("the same, the further goal", 1.3, packed["over_bpe"], True),
-        ("MB/s over tiktoken on two threads", 1.5, fast["over_tiktoken"], True),
-        ("the same, the further goal", 3.0, fast["over_tiktoken"], True),
-        (f"seconds to learn from {large['text_mb']:.0f} MB", 10.0, large["train_s"], False),
-        (f"megabytes of memory to learn from {large['text_mb']:.0f} MB, beside the text", 500, large["more_mb"], False),
-        ("bits per byte over BPE's at equal operations", 1.0, bits["ngram"] / bits["bpe"], False),
+    """Say what was wanted and what came, of what has been measured."""
+
+    def first(**wanted: object) -> Row:
+        return next((row for row in rows if all(row.get(key) == value for key, value in wanted.items())), {})
+
+    packed = first(tokenizer="ngram", cap=CAP, text=WIKITEXT).get("over_bpe")
+    fast = first(encoder="ngram, shortest", threads=2).get("over_tiktoken")
+    large = first(measure="large_training", tokenizer="ngram")
+    bits = {kind: [row["bits_per_byte"] for row in rows if is_model(row, kind)] for kind in OURS}
+    ratio = statistics.mean(bits["ngram"]) / statistics.mean(bits["bpe"]) if all(bits.values()) else None
+    size = f"{large.get('text_mb', 0):.0f} MB"
+    found = [
+        ("bytes a token over BPE at 4,096 ids, WikiText-2", 1.2, packed, True),
+        ("the same, the further goal", 1.3, packed, True),
+        ("MB/s over tiktoken on two threads", 1.5, fast, True),
+        ("the same, the further goal", 3.0, fast, True),
+        (f"seconds to learn from {size}", 10.0, large.get("train_s"), False),
+        (f"megabytes of memory to learn from {size}, beside the text", 500, large.get("more_mb"), False),
+        ("bits per byte over BPE's at equal operations", 1.0, ratio, False),
     ]
     return [
         {"what": what, "limit": limit, "value": value, "met": value >= limit if more else value <= limit}
-        for what, limit, value, more in wanted
+        for what, limit, value, more in found
+        if value is not None
     ]
+
+
+def is_model(row: Row, kind: str) -> bool:
+    return bool(row["measure"] == "bits_per_byte" and row["tokenizer"] == kind)
 
 
 MEASURES: dict[str, Callable[..., Row]] = {"pack": measure_pack, "speed": measure_speed}
