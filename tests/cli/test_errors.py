@@ -187,8 +187,8 @@ def test_folders_that_cannot_be_written(refused: Refused, source: Path, tmp_path
     refused(2, message, "train", source, "--out", tmp_path / "plain" / "run", *TRAIN, "--resume")
     refused(2, message, "prepare", source, "--out", tmp_path / "plain" / "run")
     refused(
-        1,
-        r".*plain/t\.json must be writable; got: Not a directory",
+        2,
+        r"--out must name a file in a folder that can be written; got .*plain/t\.json\. Choose another",
         "tokenizer",
         "train",
         source,
