@@ -85,6 +85,20 @@ def test_a_large_field_says_what_a_field_of_the_same_units_says(gate: str) -> No
     assert torch.allclose(wanted.outputs, large(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("gate", ["slab", "ball", "product"])
+def test_a_query_reads_rows_in_place_and_says_the_same(gate: str) -> None:
+    field = LargeField(9, 4, FieldConfig(num_units=60, num_active=6, gate=gate, rank=3), seed=1).eval()
+    x = draw(25, 9).requires_grad_()
+    plain = field.explain(x)
+    assert plain.outputs.requires_grad
+    with torch.no_grad():
+        found = field.explain(x)
+    assert torch.equal(found.ids, plain.ids)
+    assert torch.allclose(found.outputs, plain.outputs, atol=1e-5)
+    for one, other in zip(found.parts, plain.parts, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
 def test_training_a_large_field_touches_only_active_rows_and_lowers_the_loss() -> None:
     large = LargeField(4, 1, FieldConfig(num_units=300, num_active=8, gate="ball"), masters=100)
     x = draw(32, 4)

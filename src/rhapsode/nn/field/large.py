@@ -10,7 +10,8 @@ from rhapsode.errors import StateError
 from rhapsode.nn.field.config import FieldConfig
 from rhapsode.nn.field.half_table import HalfTable
 from rhapsode.nn.field.head import SMALLEST_LOG, FieldHead, FieldOutput, random_units
-from rhapsode.ops.field.evaluate import FieldParts, Units, evaluate
+from rhapsode.ops.field.evaluate import FieldParts, Units, blend, evaluate
+from rhapsode.ops.field.half_rows import half_dots, half_squared_distances, reads_halves
 
 _BLOCK = 4096
 # floats of touched rows that a query gathers at once: 256 MB.
@@ -61,9 +62,10 @@ class LargeField(FieldHead):
         else:
             # a query needs no more rows at once than fit a block.
             rows = max(1, _GATHERED // (ids.shape[1] * (self.in_dim + 3 * self.rank)))
+            in_place = reads_halves(self.planes.data, x) and not torch.is_grad_enabled()
+            answer = self._answer if in_place else self._evaluate
             pieces = [
-                self._evaluate(some, part, keep=False)
-                for some, part in zip(torch.split(x, rows), torch.split(ids, rows), strict=True)
+                answer(some, part) for some, part in zip(torch.split(x, rows), torch.split(ids, rows), strict=True)
             ]
             parts = FieldParts(*(torch.cat(column) for column in zip(*pieces, strict=True)))
         return self._output(ids, parts)
@@ -148,7 +150,19 @@ class LargeField(FieldHead):
         centres = None if self.balls is None else self.balls.data
         return Units(data[:, : self.in_dim], data[:, self.in_dim], data[:, -2:], self.controls.data, centres)
 
-    def _evaluate(self, x: Tensor, ids: Tensor, keep: bool) -> FieldParts:
+    def _answer(self, x: Tensor, ids: Tensor) -> FieldParts:
+        """Do as `_evaluate` does, of what is stored and without gradients, and read the long rows in place."""
+        units, shape = self._stored(), self.shape
+        distances = half_dots(units.normals, ids, x) + units.offsets[ids].float()
+        radii = None
+        if units.centres is not None and shape.gate != "slab":
+            radii = half_squared_distances(units.centres, ids, x)
+        touched, local = ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        controls = self.controls.stored(touched).reshape(-1, 3, self.rank)
+        bands = units.bands[touched].float().exp()
+        return blend(distances, radii, bands, controls, local, self.log_temperature.exp(), shape)
+
+    def _evaluate(self, x: Tensor, ids: Tensor, keep: bool = False) -> FieldParts:
         touched, local = ids.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         leaves = [table.read(touched) if keep else table.stored(touched) for table in self._tables()]
         if keep:

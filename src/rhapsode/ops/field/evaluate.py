@@ -65,9 +65,22 @@ def evaluate(
     Cost: O(B K (D + R)), or O(B N (D + R)) where ids is None or the field is small.
     """
     distances, radii = _geometry(x, units, ids, shape.gate)
+    return blend(distances, radii, units.bands, units.controls, ids, temperature, shape)
+
+
+def blend(
+    distances: Float[Tensor, "B K"],
+    radii: Float[Tensor, "B K"] | None,
+    bands: Float[Tensor, "N 2"],
+    controls: Float[Tensor, "N 3 R"],
+    ids: Int[Tensor, "B K"] | None,
+    temperature: Float[Tensor, ""],
+    shape: Shape,
+) -> FieldParts:
+    """The same where the units' distances to every input, and its squared distances to their centres, are known."""
     energy = energies(distances, radii, shape.gate)
     weights = blend_weights(energy, temperature, shape.blend)
-    bands = units.bands if ids is None else units.bands[ids]
+    bands = bands if ids is None else bands[ids]
     inner = interpolation_weights(
         distances,
         bands[..., 0].expand_as(distances),
@@ -75,7 +88,7 @@ def evaluate(
         shape.interpolation,
     )
     shares = (weights.unsqueeze(-1) * inner).flatten(1)
-    table = units.controls.flatten(0, 1)
+    table = controls.flatten(0, 1)
     if ids is None:
         values = shares @ table
     else:
