@@ -17,6 +17,7 @@ Takes about ten minutes on two cores. Writes results/decoding.json.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from _common import write_result
+from _common import RESULTS, write_result
 from rhapsode import api
 from rhapsode.generation.compiled import weights
 from rhapsode.generation.compiled.decoding import build_exact_decoding
@@ -60,6 +61,9 @@ CODE = "def {0}({1}):\n    for {2} in {1}:\n        if {2} is None:\n           
 GOALS = {"median speed-up, temperature 0, at least": 1.8, "worst group's median speed-up, at least": 0.95}
 
 
+LOOKUP = "transformers prompt lookup"
+
+
 def main() -> None:
     """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,35 +77,58 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a minute; figures mean little")
     parser.add_argument("--name", default="decoding", help="write results/NAME.json")
+    names = ["speed", "identity", "phases", "peer", "distribution"]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.prompts, arguments.identity, arguments.draws = 12, 24, 4_000
         arguments.peer_steps, arguments.new_tokens, arguments.ablation_prompts = 3, 40, 6
     torch.set_num_threads(arguments.threads)
     model = api.load(arguments.run, device="cpu")
-    rows: list[Row] = []
-    for part in (speeds, identity, ablations, peer, distribution):
+    parts = {"speed": speeds, "identity": identity, "phases": ablations, "peer": peer, "distribution": distribution}
+    # of a model of the same sizes, what is not measured again stays.
+    rows = [row for row in earlier(arguments.name, model) if row["measure"] not in map(measure_of, arguments.only)]
+    for name in arguments.only:
         started = time.perf_counter()
-        say(f"{part.__name__} ...")
-        found = part(model, arguments)
+        say(f"{name} ...")
+        found = parts[name](model, arguments)
         rows += found
         for row in found:
-            print(row)
-        say(f"{part.__name__}: {time.perf_counter() - started:.0f} s")
-    path = write_result(
+            say(str(row))
+        say(f"{name}: {time.perf_counter() - started:.0f} s")
+        save(rows, model, arguments)
+
+
+def measure_of(part: str) -> str:
+    return LOOKUP if part == "peer" else part
+
+
+def about(model: api.Model) -> str:
+    return f"a model of {model.decoder.num_parameters():,} parameters with {model.tokenizer.vocab_size} ids"
+
+
+def earlier(name: str, model: api.Model) -> list[Row]:
+    """Return the rows that were stored before."""
+    path = RESULTS / f"{name}.json"
+    stored = json.loads(path.read_text()) if path.is_file() else {"note": "", "rows": []}
+    return list(stored["rows"]) if about(model) in stored["note"] else []
+
+
+def save(rows: list[Row], model: api.Model, arguments: argparse.Namespace) -> None:
+    """Write what is known so far."""
+    prompts = max((row["prompts"] for row in rows if row["measure"] == "speed"), default=0)
+    write_result(
         arguments.name,
         rows,
         title="Exact parallel decoding",
-        note=f"Batch 1, {arguments.threads} threads, {arguments.prompts} prompts of {PROMPT_IDS} ids, "
-        f"{arguments.new_tokens} new ones, a model of {model.decoder.num_parameters():,} parameters with "
-        f"{model.tokenizer.vocab_size} ids. Speed-up: median over prompts of tokens a second over those of plain "
-        "decoding of the same prompt, with the 10th and 90th percentile. Exact decoding is a compiled pass and drafts; "
-        "among the phases are rows of each alone.",
+        note=f"Batch 1, {arguments.threads} threads, {prompts} prompts of {PROMPT_IDS} ids, {arguments.new_tokens} new "
+        f"ones, {about(model)}. Speed-up: median over prompts of tokens a second over those of plain decoding of the "
+        "same prompt, with the 10th and 90th percentile. Exact decoding is a compiled pass and drafts; among the "
+        "phases are rows of each alone.",
         goals=goals_of(rows),
         threads=arguments.threads,
         peers={"transformers": version("transformers")},
     )
-    print(path)
 
 
 def say(text: str) -> None:
@@ -314,7 +341,7 @@ def peer(model: api.Model, arguments: argparse.Namespace) -> list[Row]:
         "not looping": [row for row in found if not row["loops"]],
     }.items():
         if some:
-            row = summarise(some, measure="transformers prompt lookup", temperature=0.0, group=name)
+            row = summarise(some, measure=LOOKUP, temperature=0.0, group=name)
             del row["tokens_per_forward"], row["acceptance"]
             rows.append(row)
     return rows
@@ -394,6 +421,8 @@ def chi_squared(small: Any, texts: list[list[int]], config: GenerationConfig) ->
 def goals_of(rows: Sequence[Row]) -> list[Row]:
     """Compare with the goals."""
     speed = [row for row in rows if row["measure"] == "speed"]
+    if not speed:
+        return []
     greedy = next(row for row in speed if row["group"] == "all" and row["temperature"] == 0)
     worst = min((row for row in speed if row["group"] != "all"), key=lambda row: row["speed_up"])
     compared = sum(row["prompts"] for row in rows if row["measure"] == "identity") + sum(
@@ -402,7 +431,7 @@ def goals_of(rows: Sequence[Row]) -> list[Row]:
     same = sum(row["identical"] for row in rows if row["measure"] == "identity") + sum(
         row["identical"] for row in speed if row["group"] == "all"
     )
-    beside = next((row["speed_up"] for row in rows if row["measure"] == "transformers prompt lookup"), None)
+    beside = next((row["speed_up"] for row in rows if row["measure"] == LOOKUP), None)
     median, lowest = GOALS
     return [
         {"what": f"identical texts of {compared:,}", "value": same, "limit": compared, "met": same == compared},
@@ -411,7 +440,7 @@ def goals_of(rows: Sequence[Row]) -> list[Row]:
             "value": greedy["speed_up"],
             "limit": GOALS[median],
             "met": greedy["speed_up"] >= GOALS[median],
-            "beside": f"transformers prompt lookup {beside:.2f}",
+            "beside": f"{LOOKUP} {beside:.2f}" if beside is not None else "",
         },
         {
             "what": lowest,
