@@ -1,5 +1,6 @@
 """A whole distillation of a tiny run."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -306,3 +307,27 @@ def test_a_run_without_its_weights_is_refused(distilled: tuple[Path, api.Record]
     RunFolder(copy).model.unlink()
     with pytest.raises(StateError, match=r"model\.safetensors must hold the weights of the run; it is missing"):
         api.load(copy)
+
+
+def test_a_text_is_read_no_more_often_than_asked(teacher_run: Path, source: Path, tmp_path: Path) -> None:
+    from rhapsode.training.run import Observer
+
+    heard: list[str] = []
+
+    def distilled_for(epochs: float) -> api.Record:
+        wanted = copy.deepcopy(SETTINGS)
+        del wanted["training"]["steps"]
+        # minutes that no test would wait for.
+        wanted["training"] |= {"minutes": 60.0, "max_epochs": epochs}
+        out, cache = tmp_path / str(epochs), tmp_path / "cache"
+        return api.distill(
+            teacher_run, data=str(source), out=out, cache=cache, settings=wanted, observer=Observer(say=heard.append)
+        )
+
+    once = distilled_for(1.0)
+    assert distilled_for(2.0).steps == 2 * once.steps
+    assert any("the text was read 2.00 times" in sentence for sentence in heard)
+    # the rate ends at zero where the text does.
+    rows = [json.loads(line) for line in (tmp_path / "1.0" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == once.steps
+    assert rows[-1]["rate"] < 0.1 * max(row["rate"] for row in rows)

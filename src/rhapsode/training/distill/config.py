@@ -21,6 +21,8 @@ class DistillConfig(Config):
     """Budget in minutes of training; three if none is given. Capture and evaluation are reported apart."""
     steps: int | None = Field(default=None, ge=1)
     """Budget in optimizer steps instead."""
+    max_epochs: float = Field(default=1.0, gt=0)
+    """Times that the text is read at most where minutes are the budget: read more often, it is learnt by heart."""
     seed: int = Field(default=0, ge=0)
     """Decides projections, units and the order of the text."""
 

@@ -149,7 +149,7 @@ def recovered(results: dict[str, Any]) -> float:
 
 
 def train_student(student: Student, reader: BlockReader, folder: RunFolder, observer: Observer) -> dict[str, Any]:
-    """Train until the budget is spent; a line of metrics.jsonl every ten updates."""
+    """Train until the budget is spent or the text is read often enough; a line of metrics.jsonl every ten updates."""
     config, model = student.config, student.model
     seconds = None if config.steps is not None else 60.0 * (config.minutes or 3.0)
     student.seed_first_stage(_sample_to_seed(reader, config))
@@ -167,7 +167,11 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
             observer.say("the first epoch is over: whitening is fitted and frozen")
             student.fit_whitening(_sample(reader, config))
         elapsed = time.perf_counter() - started
-        share = step / config.steps if config.steps is not None else elapsed / (seconds or 1.0)
+        if config.steps is not None:
+            share = step / config.steps
+        else:
+            # the rate falls by the share, so that it ends at zero whichever of both comes first.
+            share = max(elapsed / (seconds or 1.0), step / (config.max_epochs * epoch))
         told = student.told_relocations(everything=share >= 1)
         if step % _LOG_EVERY == 0 or step == 1 or share >= 1 or told:
             row = {"step": step, "elapsed_s": round(elapsed, 3), **row, **student.statistics.summary()}
@@ -177,6 +181,8 @@ def train_student(student: Student, reader: BlockReader, folder: RunFolder, obse
             observer.say(f"step {step}  loss {row['train_loss']:.3f}  KL {row['train_kl']:.3f}  {share:.0%}")
     positions = step * config.batch_size
     spent = time.perf_counter() - started
+    if config.steps is None and spent < (seconds or 1.0):
+        observer.say(f"the text was read {step / epoch:.2f} times; --set training.max_epochs=N reads it more often")
     return {
         "steps": step,
         "positions": positions,
