@@ -59,7 +59,9 @@ def test_the_python_block_runs(notes: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_it_is_short() -> None:
-    assert len(README.read_text(encoding="utf-8").splitlines()) < 200
+    lines = README.read_text(encoding="utf-8").splitlines()
+    # tables grow with what is measured.
+    assert len([line for line in lines if not line.startswith("| ")]) < 150
 
 
 def test_its_links_lead_somewhere() -> None:
