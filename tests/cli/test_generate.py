@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,3 +207,13 @@ def test_a_failure_while_answering_is_told(
     done = command("chat", finished)
     assert (done.code, done.out) == (0, "nothing was generated yet.\n")
     assert done.err.splitlines()[-1] == "the model's logits are not finite."
+
+
+def test_reading_a_model_does_not_import_the_compiler(finished: Path) -> None:
+    script = (
+        "import sys; from rhapsode.cli import run\n"
+        f"assert run(['generate', {str(finished)!r}, '--prompt', 'ab']) == 0\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr

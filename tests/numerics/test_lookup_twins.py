@@ -19,3 +19,11 @@ def test_values_and_gradients_are_those_of_indexing(rows: int, width: int, shape
     (expected,) = torch.autograd.grad((plain * weights).sum(), table)
     # sums of at most 99 products of standard normals, in another order.
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_operation_and_the_direct_call_are_the_same_bits() -> None:
+    table = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    ids = torch.tensor([[1, 6, 6], [0, 2, 1]])
+    with torch.no_grad():
+        direct = look_up(table, ids)
+    assert torch.equal(direct, look_up(table, ids))

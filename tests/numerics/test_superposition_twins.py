@@ -90,3 +90,15 @@ def test_ids_beyond_the_vocabulary_are_refused(ids: list[int]) -> None:
     routes = route(40, 6, 1, 0)
     with pytest.raises(UserError, match=r"token ids must be from 0 to 39, the vocabulary of the embedding; got "):
         read(torch.ones(6, 8), torch.tensor(ids), routes, ALGEBRAS["holographic"](8, 0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_operations_and_the_direct_calls_are_the_same_bits(kind: str) -> None:
+    algebra, routes, ids = ALGEBRAS[kind](12, 3), route(30, 5, 2, 3), make_ids(30)
+    store, vectors = (torch.randn(n, 12, generator=torch.Generator().manual_seed(n)) for n in (5, len(ids)))
+    direct = read(store, ids, routes, algebra), superpose(vectors, ids, routes, 5, algebra)
+    registered = (
+        read(store.requires_grad_(True), ids, routes, algebra),
+        superpose(vectors.requires_grad_(True), ids, routes, 5, algebra),
+    )
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(direct, registered, strict=True))

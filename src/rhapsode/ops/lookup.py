@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rhapsode.ops.opaque import needs_operation
+
 
 def look_up(table: Float[Tensor, "C D"], ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """Return the row of every id. Costs O(B T D); the gradient is dense, O(C D)."""
-    rows: Tensor = _look_up(table, ids)
+    rows: Tensor = _look_up(table, ids) if needs_operation(table) else torch.nn.functional.embedding(ids, table)
     return rows
 
 

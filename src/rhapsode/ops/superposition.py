@@ -17,6 +17,7 @@ from torch import Tensor
 from rhapsode.errors import UserError
 from rhapsode.ops.hypervector import ALGEBRAS, Algebra
 from rhapsode.ops.key_codes import key_words
+from rhapsode.ops.opaque import needs_operation
 
 _ROUTES = 1_000
 _CHUNK = 8_192
@@ -48,7 +49,8 @@ def read(
     Raises:
         UserError: if an id is negative or beyond the routes.
     """
-    rows: Tensor = _read(store, ids, routes, algebra.kind, algebra.seed)
+    read = _read_operation if needs_operation(store) else _read
+    rows: Tensor = read(store, ids, routes, algebra.kind, algebra.seed)
     return rows
 
 
@@ -74,11 +76,11 @@ def superpose(
 
     Reading it gives each vector back plus the noise of the C k / L others in its rows. Transpose of `read`.
     """
-    store: Tensor = _superpose(vectors, ids, routes, num_bundles, algebra.kind, algebra.seed)
+    superposed = _superpose_operation if needs_operation(vectors) else _superpose
+    store: Tensor = superposed(vectors, ids, routes, num_bundles, algebra.kind, algebra.seed)
     return store
 
 
-@torch.library.custom_op("rhapsode::superposed_read", mutates_args=())
 def _read(store: torch.Tensor, ids: torch.Tensor, routes: torch.Tensor, kind: str, seed: int) -> torch.Tensor:
     algebra = ALGEBRAS[kind](store.shape[1], seed)
     distinct, places = _distinct(ids, len(routes))
@@ -92,7 +94,6 @@ def _read(store: torch.Tensor, ids: torch.Tensor, routes: torch.Tensor, kind: st
     return out[places] / math.sqrt(routes.shape[1])
 
 
-@torch.library.custom_op("rhapsode::superpose", mutates_args=())
 def _superpose(
     vectors: torch.Tensor, ids: torch.Tensor, routes: torch.Tensor, num_bundles: int, kind: str, seed: int
 ) -> torch.Tensor:
@@ -135,12 +136,16 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-@_read.register_fake
+_read_operation = torch.library.custom_op("rhapsode::superposed_read", _read, mutates_args=())
+_superpose_operation = torch.library.custom_op("rhapsode::superpose", _superpose, mutates_args=())
+
+
+@_read_operation.register_fake
 def _(store: Tensor, ids: Tensor, routes: Tensor, kind: str, seed: int) -> Tensor:
     return store.new_empty((ids.shape[0], store.shape[1]), dtype=_wide(store.dtype))
 
 
-@_superpose.register_fake
+@_superpose_operation.register_fake
 def _(vectors: Tensor, ids: Tensor, routes: Tensor, num_bundles: int, kind: str, seed: int) -> Tensor:
     return vectors.new_empty((num_bundles, vectors.shape[1]), dtype=_wide(vectors.dtype))
 
@@ -156,7 +161,7 @@ def _save(
 def _backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
     ids, routes = ctx.saved_tensors  # type: ignore[attr-defined]
     num_bundles, kind, seed, dtype = ctx.others  # type: ignore[attr-defined]
-    return _superpose(gradient, ids, routes, num_bundles, kind, seed).to(dtype), None, None, None, None
+    return _superpose_operation(gradient, ids, routes, num_bundles, kind, seed).to(dtype), None, None, None, None
 
 
-_read.register_autograd(_backward, setup_context=_save)
+_read_operation.register_autograd(_backward, setup_context=_save)

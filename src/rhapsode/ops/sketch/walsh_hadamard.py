@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rhapsode.errors import UserError
+from rhapsode.ops.opaque import needs_operation
 from rhapsode.ops.sketch import walsh_hadamard_kernel as kernel
 
 _KERNEL_DTYPES = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
@@ -44,7 +45,7 @@ def walsh_hadamard(x: Float[Tensor, "*B L"], out: Float[Tensor, "*B L"] | None =
     if not x.is_floating_point():
         raise UserError(f"x must hold floating-point numbers; got {x.dtype}. Convert it with x.float().")
     if out is None:
-        y: Tensor = _transform(x)
+        y: Tensor = _operation(x) if needs_operation(x) else _transform(x)
         return y
     if (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device) or not out.is_contiguous():
         raise UserError(
@@ -115,24 +116,26 @@ def check_length(length: int) -> None:
         raise UserError(f"the last dimension must be a power of two; got {length}. Cut or pad it with zeros to {near}.")
 
 
-@torch.library.custom_op("rhapsode::walsh_hadamard", mutates_args=())
 def _transform(x: torch.Tensor) -> torch.Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     _write(x, out)
     return out
 
 
-@_transform.register_fake
+_operation = torch.library.custom_op("rhapsode::walsh_hadamard", _transform, mutates_args=())
+
+
+@_operation.register_fake
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-    result: Tensor = _transform(gradient)
+    result: Tensor = _operation(gradient)
     return result
 
 
-_transform.register_autograd(_backward)
+_operation.register_autograd(_backward)
 
 
 @torch.no_grad()
