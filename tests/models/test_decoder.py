@@ -40,6 +40,13 @@ GRID: dict[str, dict[str, Any]] = {
     "squared amplitudes": {"mix": "gla", "predict": "squared_amplitude", "factored": {"rank": 6}},
     "latent steps": {"mix": "attention sliding", "latent_steps": 3},
     "stream": {"embed": "hypervector_stream", "hypervector_stream": {"hd_dim": 48, "chunk": 1, "num_bundles": 2}},
+    "stream, hashed": merge(
+        HASHED,
+        {
+            "embed": "hypervector_stream",
+            "hypervector_stream": {"tokens": "hashed_ngrams", "hd_dim": 48, "chunk": 1, "num_bundles": 2},
+        },
+    ),
     "stream, linear attention": {
         "embed": "hypervector_stream",
         "mix": "gla attention",
@@ -313,7 +320,7 @@ def test_parameters_are_counted_once(recipe: str) -> None:
     kv_heads = config.attention.num_kv_heads or 4
     norm = 2 * width if config.norm == "layer" else 0
     count = VOCAB * width
-    if config.embed == "hashed_ngrams":
+    if config.token_embedder == "hashed_ngrams":
         dim = hashed.dim or width
         count += len(hashed.orders) * (19 * dim + (dim * width if hashed.dim else 0))
     if config.attention.positions == "learned":

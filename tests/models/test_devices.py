@@ -20,7 +20,7 @@ MOVES = {"_to_copy", "copy_", "lift_fresh", "_pin_memory"}
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((recipe, {}) for recipe in ("rhapsode", "gpt", "hsmn", "saguaro")),
     ("hsmn", {"hypervector_stream": {"timescales": [16.0]}}),
-    ("hsmn", {"hypervector_stream": {"adapter": "broadcast"}}),
+    ("hsmn", {"hypervector_stream": {"adapter": "broadcast", "tokens": "table"}}),
     ("hsmn", {"hypervector_stream": {"adapter": "learned", "algebra": "sign_flip"}}),
     *(("rhapsode", {"embed": name}) for name in ("table", "low_rank", "hash", "quotient_remainder")),
     ("saguaro", {"holographic": {"algebra": "sign_flip", "num_hashes": 2}}),
@@ -46,7 +46,7 @@ def built(recipe: str, settings: dict[str, Any]) -> Decoder:
         sizes["hypervector_stream"] = {"hd_dim": 640}
     if recipe == "saguaro":
         sizes["holographic"] = {"num_bundles": 20}
-    if recipe == "rhapsode":
+    if recipe in ("rhapsode", "hsmn"):
         sizes["hashed_ngrams"] = {"num_buckets": 64, "dim": 16}
     for name, value in settings.items():
         sizes[name] = {**sizes[name], **value} if isinstance(sizes.get(name), dict) else value

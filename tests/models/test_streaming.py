@@ -249,6 +249,19 @@ def test_a_budget_solves_bundles_too(params: int, chunk: int) -> None:
     assert count_parameters(solved) == Decoder(solved).num_parameters()
 
 
+def test_hashed_tokens_take_their_share_of_the_budget_where_there_are_tokens() -> None:
+    sizes = ("width", "num_layers", "num_heads", "vocab_size")
+    stream = {"hd_dim": None, "tokens": "hashed_ngrams"}
+    hashed = solve_sizes(make_config({**dict.fromkeys(sizes), "hypervector_stream": stream}), 300_000, VOCAB)
+    assert hashed.token_embedder == "hashed_ngrams"
+    assert hashed.hashed_ngrams.num_buckets is not None
+    assert 0.99 * 300_000 <= count_parameters(hashed) == Decoder(hashed).num_parameters() <= 300_000
+    # in parallel mode no token is read: tables would be parameters that nothing trains.
+    alone = make_config({**dict.fromkeys(sizes), "hypervector_stream": {**stream, "mode": "parallel"}})
+    assert alone.token_embedder == "table"
+    assert solve_sizes(alone, 300_000, VOCAB).hashed_ngrams.num_buckets is None
+
+
 def test_a_given_hd_dim_chooses_the_width() -> None:
     sizes = ("width", "num_layers", "num_heads", "vocab_size")
     free = make_config({**dict.fromkeys(sizes), "hypervector_stream": {"hd_dim": 336, "chunk": 8}})

@@ -12,6 +12,7 @@ from rhapsode.config import build_config
 from rhapsode.errors import UserError
 from rhapsode.nn import hypervector_stream
 from rhapsode.nn.config import HypervectorStreamConfig
+from rhapsode.nn.embedders import TableEmbedder
 from rhapsode.nn.hypervector_stream import DOCUMENT_START, HypervectorStreamEmbedder
 
 VOCAB, WIDTH, SEQ_LEN = 40, 8, 12
@@ -22,7 +23,7 @@ every_adapter = pytest.mark.parametrize("adapter", ADAPTERS)
 def make_embedder(**over: Any) -> HypervectorStreamEmbedder:
     config = HypervectorStreamConfig(**{"hd_dim": 24, "chunk": 3, "num_bundles": 2, "timescales": (4.0,), **over})
     torch.manual_seed(0)
-    embedder = HypervectorStreamEmbedder(VOCAB, WIDTH, config, SEQ_LEN)
+    embedder = HypervectorStreamEmbedder(TableEmbedder(VOCAB, WIDTH, None), config, SEQ_LEN)
     with torch.no_grad():
         for parameter in embedder.parameters():
             parameter.normal_()

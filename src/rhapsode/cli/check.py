@@ -52,7 +52,7 @@ def check(
         "num_layers": model.num_layers,
         "num_heads": model.num_heads,
         "seq_len": model.seq_len,
-        "num_buckets": model.hashed_ngrams.num_buckets if model.embed == "hashed_ngrams" else None,
+        "num_buckets": model.hashed_ngrams.num_buckets if model.token_embedder == "hashed_ngrams" else None,
         "num_bundles": bundles.num_bundles + len(bundles.timescales) if model.streams else None,
         "hd_dim": bundles.hd_dim if model.streams else None,
         "memory_mb": round(plan.memory_bytes / 1e6),

@@ -205,7 +205,7 @@ def _ideal_width(body: float) -> int:
 
 
 def _buckets_free(model: ModelConfig) -> bool:
-    return model.embed == "hashed_ngrams" and model.hashed_ngrams.num_buckets is None
+    return model.token_embedder == "hashed_ngrams" and model.hashed_ngrams.num_buckets is None
 
 
 def _table_share(model: ModelConfig) -> float:

@@ -124,9 +124,7 @@ class ModelConfig(Config):
 
     @property
     def embed_settings(self) -> Config:
-        """Settings of the embedder that is named."""
-        if self.streams:
-            return self.hypervector_stream
+        """Settings of the embedder of single tokens."""
         if self.embed in {"low_rank", "hash", "quotient_remainder"}:
             return self.compressed
         return self.holographic if self.embed == "holographic" else self.hashed_ngrams
@@ -135,6 +133,14 @@ class ModelConfig(Config):
     def streams(self) -> bool:
         """Whether what stands before the context reaches the model, as bundles."""
         return self.embed == "hypervector_stream"
+
+    @property
+    def token_embedder(self) -> str:
+        """Name of the embedder of single tokens."""
+        if not self.streams:
+            return self.embed
+        stream = self.hypervector_stream
+        return stream.tokens if stream.mode == "prefix" else "table"
 
     @property
     def is_smooth(self) -> bool:

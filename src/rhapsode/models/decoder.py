@@ -57,11 +57,10 @@ class Decoder(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.vocab_size = vocab_size
-        build_embedder = EMBEDDERS.load(config.embed)
+        self.embedder = EMBEDDERS.load(config.token_embedder)(vocab_size, width, config.embed_settings)
         if config.streams:
-            self.embedder = build_embedder(vocab_size, width, config.hypervector_stream, config.seq_len)
-        else:
-            self.embedder = build_embedder(vocab_size, width, config.embed_settings)
+            around = EMBEDDERS.load(config.embed)
+            self.embedder = around(self.embedder, config.hypervector_stream, config.seq_len)
         # positions made of bundles, in front of the first token.
         self.prefix_len: int = self.embedder.prefix_len if config.streams else 0
         reach = config.seq_len + self.prefix_len
@@ -207,7 +206,8 @@ class Decoder(nn.Module):
         if self.config.hypervector_stream.mode == "parallel":
             rest = self.embedder.parallel(bundles, labels.shape[1])
         else:
-            rest = self.embedder(labels[:, :-1], labels[:, :0])
+            past, _ = self._past(labels, None, None)
+            rest = self.embedder(labels[:, :-1], past)
             if self.position_table is not None:
                 rest = rest + self.position_table.weight[: rest.shape[1]]
         hidden, _ = self._mix(torch.cat([front, rest.to(front.dtype)], dim=1), None, None)
@@ -321,10 +321,11 @@ class Decoder(nn.Module):
         """
         gpt2 = self.config.init == "gpt2"
         last_scale = (2 * len(self.blocks)) ** -0.5
+        tokens = self.embedder.tokens if self.config.streams else self.embedder
         for name, module in self.named_modules():
             last = name.endswith(("mixer.out", "feed_forward.down"))
             if isinstance(module, nn.Embedding):
-                if "ngram_tables" in name and self.embedder.projections is None:
+                if "ngram_tables" in name and tokens.projections is None:
                     module.weight.zero_()
                 else:
                     # tied, an n-gram table is still none that logits are read from.

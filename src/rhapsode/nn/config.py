@@ -30,7 +30,7 @@ EMBEDDERS = Registry(
         ),
         "hypervector_stream": (
             "rhapsode.nn.hypervector_stream:HypervectorStreamEmbedder",
-            "a table, and the past of any length as bundles in front of the context",
+            "another embedder, and the past of any length as bundles in front of its context",
         ),
     },
 )
@@ -182,6 +182,8 @@ def expected_recovery(hd_dim: int, tokens: float) -> tuple[float, float]:
 class HypervectorStreamConfig(Config):
     """Settings of the `hypervector_stream` embedder."""
 
+    tokens: Literal["table", "hashed_ngrams"] = "table"
+    """Embedder of the tokens behind the bundles; parallel mode has none, and keeps the table for its head."""
     hd_dim: int | None = Field(default=None, ge=2)
     """Numbers of a bundle, a multiple of the model's width; without it, the nearest at or above 40 x chunk."""
     chunk: int = Field(default=16, ge=1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rhapsode.errors import UserError
 from rhapsode.nn.config import HypervectorStreamConfig
-from rhapsode.nn.embedders import TableEmbedder
+from rhapsode.nn.embedders import HashedNgramEmbedder, TableEmbedder
 from rhapsode.nn.linear import Linear
 from rhapsode.ops.bundles import age_bundle, encode_bundle, half_life_decay, token_keys, unbind_ages
 from rhapsode.ops.hypervector import ALGEBRAS
@@ -40,8 +40,8 @@ class StreamState:
     decayed: Tensor
 
 
-class HypervectorStreamEmbedder(TableEmbedder):
-    """One learnt vector a token, and positions in front of the tokens that are read from bundles of the past.
+class HypervectorStreamEmbedder(nn.Module):
+    """Another embedder's vectors, and positions in front of the tokens that are read from bundles of the past.
 
     A bundle of M = m D numbers makes m positions. Position p of a bundle gets
 
@@ -52,10 +52,18 @@ class HypervectorStreamEmbedder(TableEmbedder):
     W has M x D parameters in each of the three. Keys are regenerated from (seed, id) and are no parameters.
     """
 
-    def __init__(self, vocab_size: int, width: int, config: HypervectorStreamConfig, seq_len: int) -> None:
-        super().__init__(vocab_size, width, None)
+    def __init__(
+        self,
+        tokens: TableEmbedder | HashedNgramEmbedder,
+        config: HypervectorStreamConfig,
+        seq_len: int,
+    ) -> None:
+        super().__init__()
         if config.hd_dim is None:
             raise ValueError("model.hypervector_stream.hd_dim must be solved before the model is built.")
+        self.tokens = tokens
+        self.context = tokens.context
+        vocab_size, width = tokens.table.weight.shape
         config.check_width(width)
         self.config = config
         self.hd_dim = config.hd_dim
@@ -73,6 +81,22 @@ class HypervectorStreamEmbedder(TableEmbedder):
             self.reads = nn.ModuleList([Linear(self.hd_dim, width)])
         self._algebra = ALGEBRAS[config.algebra](self.hd_dim, config.seed)
         self._kept: Tensor | None = None
+
+    @property
+    def table(self) -> nn.Embedding:
+        """The tokens' own vectors."""
+        return self.tokens.table
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        past: Int[Tensor, "B P"],
+        segments: Int[Tensor, "B T"] | None = None,
+        past_segments: Int[Tensor, "B P"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Return the tokens' vectors, as their embedder does."""
+        vectors: Tensor = self.tokens(ids, past, segments, past_segments)
+        return vectors
 
     def start(self, batch: int) -> StreamState:
         """Return the state of a stream that holds nothing."""

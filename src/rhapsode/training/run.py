@@ -226,11 +226,11 @@ def _check_validation(corpus: Corpus, recipe: Recipe) -> None:
 def describe_plan(plan: Plan) -> str:
     """Return the sizes of a plan in one line."""
     m = plan.model
-    tables = f", {m.hashed_ngrams.num_buckets} n-gram rows" if m.embed == "hashed_ngrams" else ""
+    tables = f", {m.hashed_ngrams.num_buckets} n-gram rows" if m.token_embedder == "hashed_ngrams" else ""
     if m.streams:
         stream = m.hypervector_stream
         count = stream.num_bundles + len(stream.timescales)
-        tables = f", {count} bundles of {stream.hd_dim} numbers, {stream.chunk} tokens each"
+        tables += f", {count} bundles of {stream.hd_dim} numbers, {stream.chunk} tokens each"
     return (
         f"{plan.parameters:,} parameters: vocabulary {m.vocab_size}, width {m.width}, {m.num_layers} layers, "
         f"{m.num_heads} heads, context {m.seq_len}{tables}"
