@@ -117,6 +117,72 @@ def test_spaces_do_not_see_each_other(teach: Teach) -> None:
         ask(store, "zorblatt", space="othr")
 
 
+LEFT = [
+    *(f"The vase{i} stands in hall {i} of the old museum." for i in range(20)),
+    "The zorblatt protocol was designed in Lisbon. It is old.",
+    "A protocol was designed in Porto, and the zorblatt was built there by the river, long ago.",
+    "Mira Okafor keeps the spare key under the blue flowerpot.",
+]
+# longer, with the words that are asked for, with words that are not left, and nearer to the questions.
+OUTSIDE = [
+    *(f"The zorblatt protocol number{i} was designed by quibblex " + "and others " * i for i in range(20)),
+    "Where was the zorblatt protocol designed? In Oslo.",
+    "Mira Lindqvist keeps the spare key in hall 7.",
+    *(f"The vase{i} is not in hall {i}." for i in range(5, 15)),
+]
+
+
+def test_a_filter_answers_as_a_store_of_its_rows_alone(teach: Teach) -> None:
+    alone, both = teach(LEFT), teach(OUTSIDE[:20])
+    both.write([Item(text, metadata={"kind": "left", "year": 1987}) for text in LEFT])
+    both.write([Item(text, metadata={"kind": "other", "year": 1987}) for text in OUTSIDE[20:]])
+    where = {"kind": "left", "year": 1987}
+    for question in (
+        "Where was the zorblatt protocol designed?",
+        "Where was the quibblex protocol designed?",
+        "Where does Mira Lindqvist keep the spare key?",
+        "Where is the vase7?",
+        "Where is the vase999?",
+        "hall 7 of the museum",
+        "number3",
+        "protocol Lisbon river Porto old",
+    ):
+        one = ask(alone, question, min_confidence=0.5).as_dict()
+        other = ask(both, question, min_confidence=0.5, where=where).as_dict()
+        assert {source["text"] for source in other["sources"]} <= set(LEFT)
+        for answer in (one, other):
+            del answer["ms"]
+            for source in answer["sources"]:
+                del source["id"]
+        assert one == other
+
+
+def test_a_filter_leaves_the_threshold_that_of_the_space(teach: Teach) -> None:
+    store = teach([(f"capital of Land{i:03}", f"City{i:03}") for i in range(120)])
+    store.write([Item("Mirefall", key="capital of Zorvania", metadata={"kind": "old"})])
+    whole, filtered = (ask(store, "capital of Zorvania", where=where) for where in ({}, {"kind": "old"}))
+    assert whole.answer == filtered.answer == "Mirefall"
+    assert (whole.threshold, whole.threshold_from) == (filtered.threshold, filtered.threshold_from)
+    assert whole.calibrated
+    assert len(filtered.sources) == 1
+
+
+@pytest.mark.parametrize("where", [{"kind": "new"}, {"kind": "old", "year": 1}, {"year": "1987"}, {"city": "Lisbon"}])
+def test_a_filter_that_no_memory_meets_abstains(teach: Teach, where: dict[str, object]) -> None:
+    store = teach(FACTS)
+    store.write([Item(FACTS[0], metadata={"kind": "old", "year": 1987})])
+    answer = ask(store, "Where was the zorblatt protocol designed?", where=where)
+    assert (answer.abstained, answer.answer, answer.sources, answer.confidence) == (True, None, [], 0.0)
+
+
+def test_a_filter_reads_newest_texts_only(teach: Teach) -> None:
+    store = teach([])
+    store.write([Item("Mirefall", key="capital of Zorvania", metadata={"year": 1900})])
+    store.write([Item("Oskar", key="capital of Zorvania", metadata={"year": 2000})])
+    assert ask(store, "capital of Zorvania", where={"year": 2000}).answer == "Oskar"
+    assert ask(store, "capital of Zorvania", where={"year": 1900}).sources == []
+
+
 def test_an_empty_store_abstains(teach: Teach) -> None:
     answer = ask(teach([]), "zorblatt")
     assert (answer.abstained, answer.sources, answer.confidence) == (True, [], 0.0)
@@ -153,6 +219,7 @@ def test_a_calibration_can_be_given(teach: Teach) -> None:
         ({"question": "  "}, "QUESTION must not be empty; got ''"),
         ({"question": "a", "k": 0}, "--k must be at least 1; got 0"),
         ({"question": "a", "min_confidence": 1.5}, "--min-confidence must lie between 0 and 1; got 1.5"),
+        ({"question": "a", "where": {"kind": {1}}}, "where.kind must be JSON; got: Object of type set"),
     ],
 )
 def test_bad_input_is_refused(teach: Teach, arguments: dict[str, object], message: str) -> None:

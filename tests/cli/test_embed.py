@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rhapsode.errors import UserError
+from rhapsode.cli import options
+from rhapsode.errors import StateError, UserError
 from rhapsode.nn.holographic_files import KEYS, STORE, load_embedding
 from rhapsode.text.ngram.tokenizer import NgramTokenizer
 from tiny_runs import train_tiny
@@ -129,14 +130,14 @@ def test_a_runs_table_is_distilled_and_the_store_starts_a_run(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--num-bundles", 0], "num_bundles must be from model.holographic.num_hashes to the vocabulary of 50; got 0"),
-        (["--num-bundles", 51], "to the vocabulary of 50; got 51 with 1 hashes"),
         (["--objective", "skip_gram"], "--data must name text with --objective skip_gram; got synthetic"),
         (["--objective", "distil"], "--teacher must name a run with --objective distil, and only then"),
         (["--data", "stdlib", "--curriculum", "python-prose"], "--data and --curriculum must not be given together"),
         (["--resume", "--overwrite"], "--resume and --overwrite must not be given together"),
-        (["--curriculum", "nothing"], "the curriculum must be one of"),
-        (["--objective", "meaning"], "embed.objective must be 'addressing', 'old', 'distil' or 'skip_gram'"),
+        # what --set gives is called by the name that --set gives it.
+        (["--set", "dim=0"], "embed.dim must be greater than or equal to 1; got 0."),
+        (["--embedding-dim", 8, "--set", "dim=0"], "embed.dim must be greater than or equal to 1; got 0."),
+        (["--set", "window=0"], "embed.window must be greater than or equal to 1; got 0."),
     ],
 )
 def test_misuse_is_one_sentence(command: Command, tmp_path: Path, flags: list[object], sentence: str) -> None:
@@ -144,6 +145,69 @@ def test_misuse_is_one_sentence(command: Command, tmp_path: Path, flags: list[ob
     assert done.code == 2
     assert sentence in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--out", "FILE"], "--out must name a writable folder; got FILE"),
+        (["--data", "nowhere"], "--data must name a file, a folder or a glob that exists; got nowhere."),
+        (["--data", "FILE"], "--vocab-size must be at least 259 (3 specials and 256 bytes); got 50."),
+        (["--curriculum", "nothing"], "--curriculum must be one of python-code, python-prose; got 'nothing'."),
+        (["--curriculum", "nowhere.toml"], "--curriculum nowhere.toml must be a readable file; got No such file"),
+        (["--curriculum", "TOML"], "--curriculum must name a file, a folder or a glob that exists; got nowhere.txt."),
+        (
+            ["--objective", "meaning"],
+            "--objective must be 'addressing', 'old', 'distil' or 'skip_gram'; got 'mean",
+        ),
+        (["--objective", "distil", "--teacher", "nowhere"], "--teacher must name the folder of a run; got nowhere"),
+        (["--data", "FILE", "--tokenizer", "nowhere"], "--tokenizer must name a saved tokenizer; got nowhere"),
+        (["--vocab-size", 0], "--vocab-size must be greater than or equal to 1; got 0."),
+        (["--embedding-dim", 0], "--embedding-dim must be greater than or equal to 1; got 0."),
+        (["--num-bundles", 0], "--num-bundles must be from --num-hashes to the vocabulary of 50; got 0 with 1 hashes."),
+        (["--num-bundles", 51], "--num-bundles must be from --num-hashes to the vocabulary of 50; got 51"),
+        (["--num-hashes", 0], "--num-hashes must be greater than or equal to 1; got 0."),
+        (["--num-hashes", 51], "--num-hashes must be at most the vocabulary of 50; got 51. Try 1."),
+        (["--algebra", "plain"], "--algebra must be 'holographic', 'sign_flip' or 'gaussian'; got 'plain'."),
+        (["--max-steps", 0], "--max-steps must be greater than or equal to 1; got 0."),
+        (["--batch-size", 1], "--batch-size must be greater than or equal to 2; got 1."),
+        (["--learning-rate", 0], "--learning-rate must be greater than 0; got 0.0."),
+        (["--warmup-steps", -1], "--warmup-steps must be greater than or equal to 0; got -1."),
+        (["--warmup-steps", 100], "--warmup-steps must be below --max-steps; got 100 and 100."),
+        (["--patience", 0], "--patience must be greater than or equal to 1; got 0."),
+        (["--seed", -1], "--seed must be greater than or equal to 0; got -1."),
+        (["--embedding-dim", "wide"], "Invalid value for '--embedding-dim': "),
+    ],
+)
+def test_an_error_names_the_flag_that_was_typed(
+    command: Command, tmp_path: Path, flags: list[object], sentence: str
+) -> None:
+    places = {"FILE": tmp_path / "file.txt", "TOML": tmp_path / "c.toml"}
+    places["FILE"].write_text("some words of a text " * 50)
+    places["TOML"].write_text('[[sources]]\nsource = "nowhere.txt"\n')
+    begin = ["embed", "train", "--quick", "--vocab-size", 50, "--num-bundles", 20, "--out", tmp_path / "e"]
+    done = command(*begin, *(places.get(str(flag), str(flag)) for flag in flags))
+    assert done.code == 2
+    assert done.err.startswith(f"rhapsode: {sentence.replace('FILE', str(places['FILE']))}")
+    assert done.err.count("\n") == 1
+    assert done.out == ""
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_tokenizer_that_is_damaged_is_called_by_its_flag(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text("{")
+    done = command("embed", "train", "--data", "stdlib", "--tokenizer", tmp_path / "t.json", "--out", tmp_path / "e")
+    assert done.code == 1
+    assert f"--tokenizer {tmp_path / 't.json'} must hold JSON, but it is damaged." in done.err
+
+
+def test_whole_names_become_flags_and_nothing_else() -> None:
+    flags = {"embed.dim": "--embedding-dim", "embed.dim_of": "--other", "RUN": "--teacher"}
+    with (
+        pytest.raises(StateError, match=r"^--embedding-dim, --other, embed\.dims, a\.embed\.dim, --teacher or RUNS\.$"),
+        options.name_flags(flags),
+    ):
+        raise StateError("embed.dim, embed.dim_of, embed.dims, a.embed.dim, RUN or RUNS.")
 
 
 def test_a_space_without_text_is_refused(command: Command, tmp_path: Path) -> None:

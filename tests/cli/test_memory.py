@@ -105,6 +105,32 @@ def test_spaces_do_not_see_each_other(command: Command, run: Path) -> None:
     assert json_of(command, "ask", run, QUESTION, "--space", "work")["answer"] == FACT
 
 
+def test_a_question_can_be_put_to_memories_with_some_metadata(command: Command, run: Path, tmp_path: Path) -> None:
+    json_of(command, "teach", run, FACT, "--metadata", "kind=protocol", "--metadata", "year=1987")
+    other = "The zorblatt protocol was designed in Oslo in 1999."
+    json_of(command, "teach", run, other, "--metadata", "kind=protocol", "--metadata", "year=1999")
+    for year, text in ((1987, FACT), (1999, other)):
+        where = ["--where", f"year={year}", "--where", "kind=protocol"]
+        answer = json_of(command, "ask", run, QUESTION, *where)
+        assert answer["answer"] == text
+        assert [source["text"] for source in answer["sources"]] == [text]
+        lines = command("ask", run, QUESTION, *where).out.splitlines()
+        assert (lines[0], len(lines)) == (text, 3)
+    nobody = ["--where", "year=1987", "--where", "kind=person"]
+    answer = json_of(command, "ask", run, QUESTION, *nobody)
+    assert (answer["abstained"], answer["answer"], answer["sources"]) == (True, None, [])
+    assert command("ask", run, QUESTION, *nobody).out.splitlines()[0] == "I don't know."
+    questions = tmp_path / "questions.txt"
+    questions.write_text(f"{QUESTION}\nWho keeps the key?\n")
+    answers = json_of(command, "ask", run, "--file", questions, "--where", "year=1999")["answers"]
+    assert [answer["answer"] for answer in answers] == [other, None]
+    assert command("ask", run, "--file", questions, "--where", "year=1987").out.splitlines()[1] == FACT
+    with api.open_memory(run, asking=True) as memory:
+        assert memory.ask(QUESTION, where={"year": 1987}).answer == FACT
+        assert memory.ask(QUESTION, where={"year": "1987"}).abstained
+    assert api.load(run).ask(QUESTION, where={"year": 1999}).answer == other
+
+
 def test_looking_after_a_memory(command: Command, run: Path, tmp_path: Path) -> None:
     json_of(command, "teach", run, FACT, "The night train leaves from platform 9.", "--source", "demo")
     assert json_of(command, "memory", run, "stats")["rows"] == 2
@@ -154,6 +180,8 @@ def test_bad_input(command: Command, run: Path, tmp_path: Path) -> None:
         (["ask", run, "x", "--k", 0], "--k must be at least 1; got 0."),
         (["ask", run, "x", "--min-confidence", 2], "--min-confidence must lie between 0 and 1"),
         (["ask", run, "x", "--space", "nowhere"], "nowhere"),
+        (["ask", run, "x", "--where", "x"], "--where must look like name=value; got 'x'."),
+        (["ask", run, "--file", "nowhere", "--where", "=x"], "--where must look like name=value; got '=x'."),
         (["forget", run], "ID must be given, or --match or --source"),
         (["forget", run, 7], "got 7"),
         (["forget", run, 1, "--match", "x"], "only one of them"),
@@ -186,6 +214,7 @@ def test_the_verbs_of_the_memory_do_not_import_torch(run: Path) -> None:
         "import sys; from rhapsode.cli import run\n"
         f"assert run(['teach', {str(run)!r}, {FACT!r}]) == 0\n"
         f"assert run(['ask', {str(run)!r}, {QUESTION!r}]) == 0\n"
+        f"assert run(['ask', {str(run)!r}, {QUESTION!r}, '--where', 'kind=protocol']) == 0\n"
         f"assert run(['forget', {str(run)!r}, '1']) == 0\n"
         "sys.exit('torch' in sys.modules)\n"
     )
@@ -316,6 +345,7 @@ def test_arguments_that_are_no_text(command: Command, run: Path) -> None:
     for words in (
         ["ask", run, bad],
         ["ask", run, "x", "--space", bad],
+        ["ask", run, "x", "--where", f"{bad}=1"],
         ["teach", run, "x", "--source", bad],
         ["teach", run, "x", "--space", bad],
         ["teach", run, "x", "--key", bad],

@@ -65,6 +65,27 @@ def test_for_people(command: Command, source: Path, out: Path) -> None:
     assert following == f'next: rhapsode generate {out} --prompt "..."'
 
 
+@pytest.mark.parametrize("task", ["continue", "reconstruct"])
+def test_a_figure_of_text_that_was_seen_says_so(command: Command, source: Path, out: Path, task: str) -> None:
+    stream = [f"model.hypervector_stream.{setting}" for setting in ("chunk=4", "num_bundles=2", f"task={task}")]
+    flags = ["--recipe", "hsmn", "--steps", 1, *FLAGS, *(f"--set={setting}" for setting in stream)]
+    done = command("train", source, "--out", out, *flags)
+    assert done.code == 0, done.err
+    figures, controls, *_ = done.out.splitlines()
+    evaluated = command("eval", out).out.splitlines()
+    assert ["task", task] in [line.split() for line in evaluated]
+    seen = "bits_per_byte is of text that the model has seen as bundles; Kneser-Ney and unigram have not seen it."
+    if task == "reconstruct":
+        assert " bits per byte of validation text that the model has seen as bundles (95 % interval " in figures
+        assert controls.startswith("no comparison, without seeing it: Kneser-Ney ")
+        assert evaluated[-1] == seen
+    else:
+        assert " bits per byte on validation text (95 % interval " in figures
+        assert controls.startswith("beside it: Kneser-Ney ")
+        assert seen not in evaluated
+    assert json.loads(command("eval", out, "--json").out)["task"] == task
+
+
 def test_flags_are_settings(command: Command, source: Path, tmp_path: Path) -> None:
     flags = ["--steps", 3, "--learning-rate", 0.01, "--weight-decay", 0.2, "--warmup-steps", 2, "--grad-clip", 0.7]
     flags += ["--eval-every", 2, "--save-every", 1, "--patience", 9, "--seed", 4, "--gradient-accumulation-steps", 2]

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,30 @@ def test_filters_are_equal_values_all_of_them(open_store: Open, tmp_path: Path) 
         assert [row.id for row in store.rows(where={"kind": "museum"})] == [ids[2]]
         assert [row.id for row in store.rows(source="atlas")] == ids[:2]
         assert [row.id for row in store.rows(after_id=ids[0], limit=2)] == ids[1:3]
+
+
+def test_rows_that_a_filter_leaves_out_change_no_score(open_store: Open, tmp_path: Path) -> None:
+    with (
+        open_store(tmp_path / "alone", LetterEncoder()) as alone,
+        open_store(tmp_path / "both", LetterEncoder()) as both,
+    ):
+        items = [replace(fact, metadata={"left": True}) for fact in FACTS]
+        alone.write(items)
+        both.write([Item(f"river museum ink {i} " + "and more " * i) for i in range(20)])
+        both.write(items)
+        both.write([Item("another river", metadata={"left": False}), Item("The mayor is Ana.", "mayor")])
+        for mode in ("text", "vector", "hybrid"):
+            for query in ("Where is the river?", "museum of ink"):
+                expected = [(hit.row.text, hit.score, hit.parts) for hit in alone.search(query, mode=mode)]
+                found = both.search(query, where={"left": True}, mode=mode)
+                assert [(hit.row.text, hit.score, hit.parts) for hit in found] == expected
+        # what was counted for a filter is counted anew when its rows have changed.
+        for store in (alone, both):
+            store.write([Item("a long text about a river, a museum and more ink", metadata={"left": True})])
+            store.forget([store.search("Where is the river?", k=1, where={"left": True})[0].row.id])
+        expected = [(hit.row.text, hit.score, hit.parts) for hit in alone.search("river museum")]
+        found = both.search("river museum", where={"left": True})
+        assert [(hit.row.text, hit.score, hit.parts) for hit in found] == expected
 
 
 def test_spaces_never_see_each_other(open_store: Open, tmp_path: Path) -> None:

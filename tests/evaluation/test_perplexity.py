@@ -44,6 +44,26 @@ def test_without_data_it_measures_what_the_run_kept_back(run: Path) -> None:
     assert {name: result[name] for name in CONTROLS} == {name: trained[name] for name in CONTROLS}
 
 
+@pytest.mark.parametrize("task", ["continue", "reconstruct"])
+def test_the_figure_of_a_model_that_streams_has_its_task(
+    source: Path, tmp_path: Path, held_out: Path, task: str
+) -> None:
+    stream = {"chunk": 4, "num_bundles": 2, "task": task}
+    settings = {"model": {"hypervector_stream": stream}, "training": {"steps": 1}}
+    trained = train_tiny(source, tmp_path / "run", recipe="hsmn", settings=settings)
+    assert read_json(tmp_path / "run" / "run.json")["results"]["task"] == trained.task == task
+    model = api.load(tmp_path / "run")
+    result = model.evaluate()
+    assert (result.task, result.bits_per_byte) == (task, trained.val_bits_per_byte)
+    assert model.evaluate(data=str(held_out)).task == task
+    assert model.info().results["task"] == task
+
+
+def test_only_a_model_that_streams_has_a_task(run: Path) -> None:
+    assert "task" not in api.load(run).evaluate()
+    assert "task" not in read_json(RunFolder(run).run)["results"]
+
+
 def test_given_text_is_scored_whole(run: Path, source: Path, held_out: Path) -> None:
     model = api.load(run)
     result = model.evaluate(data=str(held_out))

@@ -1,5 +1,6 @@
 """`ask`: search, compare, decide, extract. Nothing here needs torch or a model."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -68,8 +69,9 @@ def ask(
     space: str = "default",
     calibration: Calibration | None = None,
     config: AskConfig | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """Answer a question from the memories of one space, or abstain.
+    """Answer a question from the memories of one space, or of those with some metadata, or abstain.
 
     Cost: one search and `config.candidates` comparisons, a few milliseconds; the first question after a change of the
     store also calibrates.
@@ -78,9 +80,13 @@ def ask(
         k: sources to return; default `config.k`.
         min_confidence: answer from this confidence on, and do not calibrate.
         calibration: one to use as it is; default: that of the store.
+        where: metadata that a memory must have, all of it, with equal values; others have no part in the answer, its
+            confidence or its sources. The threshold stays that of the whole space, and its guarantee is for questions
+            put to all of it.
 
     Raises:
-        UserError: if the question is blank or no valid Unicode, `k` is below 1, or `min_confidence` is outside [0, 1].
+        UserError: if the question is blank or no valid Unicode, `k` is below 1, `min_confidence` is outside [0, 1],
+            the space does not exist, or `where` is no JSON.
     """
     began = perf_counter()
     config = config or AskConfig()
@@ -88,7 +94,7 @@ def ask(
     min_confidence = config.min_confidence if min_confidence is None else min_confidence
     _check(question, k, min_confidence)
     parsed = parse_question(question)
-    ranked = rank(MemoryView(store, space), parsed, max(config.candidates, k)) if parsed.words else []
+    ranked = rank(MemoryView(store, space, where), parsed, max(config.candidates, k)) if parsed.words else []
     confidence = ranked[0].confidence if ranked else 0.0
     if min_confidence is not None:
         threshold, calibrated, origin = min_confidence, False, "given"

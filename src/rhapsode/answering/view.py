@@ -1,7 +1,8 @@
 """What answering needs of a store, in one place: everything else here sees memories only through this."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rhapsode.answering.contracts import Memories
 from rhapsode.answering.evidence import Evidence, Passage, gather, with_margins
@@ -20,13 +21,14 @@ class Candidate:
 
 
 class MemoryView:
-    """One space of a store, as it was at one sequence number of its changes."""
+    """One space of a store, or its rows with some metadata, as it was at one sequence number of its changes."""
 
-    def __init__(self, store: Memories, space: str) -> None:
-        """Remember where to look; nothing is read yet."""
+    def __init__(self, store: Memories, space: str, where: Mapping[str, Any] | None = None) -> None:
+        """Remember where to look; only the rows are counted yet."""
         self._store = store
         self.space = space
-        self.num_rows = store.count(space)
+        self._where = where
+        self.num_rows = store.count(space, where)
         self._frequencies: dict[str, int] = {}
         self._weights = TermWeights(self.num_rows, self._frequencies.__getitem__)
 
@@ -37,7 +39,8 @@ class MemoryView:
             limit: at most this many.
             without: a row to leave out, with all that has its key or its text, as if it had never been taught.
         """
-        hits = self._store.search(" ".join(question.terms), limit if without is None else limit + 4, self.space)
+        wanted = limit if without is None else limit + 4
+        hits = self._store.search(" ".join(question.terms), wanted, self.space, self._where)
         rows = [hit.row for hit in hits if without is None or not _same(hit.row, without)][:limit]
         held_out = Passage.of(without.key, without.text).words.words if without else None
         terms = self.terms(question.terms, held_out)
@@ -48,11 +51,11 @@ class MemoryView:
     def terms(self, words: Sequence[str], held_out: frozenset[str] | None = None) -> tuple[Term, ...]:
         """Return what is known about words of a question; see `TermWeights.of`."""
         if missing := [word for word in words if word not in self._frequencies]:
-            self._frequencies.update(self._store.document_frequency(missing, self.space))
+            self._frequencies.update(self._store.document_frequency(missing, self.space, self._where))
         return self._weights.of(words, held_out)
 
     def sample(self, count: int) -> Sequence[Row]:
-        """Return up to `count` rows, spread evenly over the ids: a pure function of the rows there are."""
+        """Return up to `count` rows of the whole space, spread evenly: a pure function of the rows there are."""
         return self._store.sample(count, self.space)
 
 

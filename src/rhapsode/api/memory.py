@@ -220,21 +220,36 @@ class Memory:
                 progress(len(written.ids), len(items))
         return written
 
-    def ask(self, question: str, *, k: int = 5, min_confidence: float | None = None, space: str = "default") -> Record:
+    def ask(
+        self,
+        question: str,
+        *,
+        k: int = 5,
+        min_confidence: float | None = None,
+        space: str = "default",
+        where: dict[str, Any] | None = None,
+    ) -> Record:
         """Answer from what was taught, or abstain.
+
+        Args:
+            k: sources to return.
+            min_confidence: answer from this confidence on, in place of the calibrated threshold.
+            space: only its memories can answer.
+            where: only memories with this metadata can answer, as in `search`; no other has a part in the answer, its
+                confidence or its sources. The threshold stays that of the whole space.
 
         Returns:
             `answer` (None where it abstains), `confidence`, `abstained`, `sources` (each `id`, `text`, `score`, `key`,
             `source`, `used`), `threshold`, `threshold_from` (`given`, `store` or `shipped`), `calibrated`, `ms`.
 
         Raises:
-            UserError: if the question is blank, `k` is below 1, `min_confidence` is outside [0, 1], or the space does
-                not exist.
+            UserError: if the question is blank, `k` is below 1, `min_confidence` is outside [0, 1], the space does not
+                exist, or `where` is no JSON.
         """
         began = time.perf_counter()
         config = build_config(AskConfig, {}, "ask")
         calibration = None if min_confidence is not None else self._calibration(space, config)
-        answer = ask(self.store, question, k, min_confidence, space, calibration, config)
+        answer = ask(self.store, question, k, min_confidence, space, calibration, config, where)
         return Record(run=str(self.folder.path), question=question, **{**answer.as_dict(), "ms": _since(began)})
 
     def _calibration(self, space: str, config: AskConfig) -> Calibration:

@@ -23,16 +23,23 @@ def ask(
         typer.Option("--min-confidence", help="Answer from this confidence on, 0 to 1; default calibrated."),
     ] = None,
     space: options.Space = "default",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where", metavar="NAME=VALUE", help="Answer only from memories with this metadata; may be repeated."
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Answer from what a run was taught, with the memories used, or say that it does not know."""
     if (question is None) == (file is None):
         raise UserError("QUESTION must be given, or --file with one question a line, and not both.")
+    filters = options.read_pairs(where, "--where") or None
     from rhapsode import api
 
     questions = [sys.stdin.read() if question == "-" else str(question)] if file is None else _read_questions(file)
     with api.open_memory(run, asking=True) as memory:
-        answers = (memory.ask(one, k=k, min_confidence=min_confidence, space=space) for one in questions)
+        answers = (memory.ask(one, k=k, min_confidence=min_confidence, space=space, where=filters) for one in questions)
         if file is None:
             (print_json if json else print_answer)(next(answers))
         elif json:

@@ -66,21 +66,39 @@ def train(
         "patience": patience,
         "seed": seed,
     }
-    settings = {name: value for name, value in given.items() if value is not None} | parse_overrides(overrides or [])
+    assigned = parse_overrides(overrides or [])
+    settings = {name: value for name, value in given.items() if value is not None} | assigned
+    flags = _flags(set(given) - set(assigned), curriculum, tokenizer)
     from rhapsode.api.embedding import train_embedding
 
-    result = train_embedding(
-        out=out or "saguaro/artifacts",
-        data=f"curriculum:{curriculum}" if curriculum is not None else data or "synthetic",
-        teacher=teacher,
-        tokenizer=tokenizer,
-        quick=quick,
-        resume=resume,
-        overwrite=overwrite,
-        say=say,
-        **settings,
-    )
+    with options.name_flags(flags):
+        result = train_embedding(
+            out=out or "saguaro/artifacts",
+            data=f"curriculum:{curriculum}" if curriculum is not None else data or "synthetic",
+            teacher=teacher,
+            tokenizer=tokenizer,
+            quick=quick,
+            resume=resume,
+            overwrite=overwrite,
+            say=say,
+            **settings,
+        )
     (print_json if json else print_table)(result)
+
+
+def _flags(settings: set[str], curriculum: str | None, tokenizer: str | None) -> dict[str, str]:
+    """Return what errors of a training may call the flags; `settings` are those that no `--set` has given."""
+    names = {name: "--embedding-dim" if name == "dim" else f"--{name.replace('_', '-')}" for name in settings}
+    flags = {f"{owner}.{name}": flag for name, flag in names.items() for owner in ("embed", "model.holographic")}
+    if "vocab_size" in names:
+        flags["tokenizer.max_vocab_size"] = names["vocab_size"]
+    flags["RUN"] = "--teacher"
+    if curriculum is not None:
+        flags |= {"the curriculum": "--curriculum", "a curriculum must": "--curriculum must", "--data": "--curriculum"}
+        flags[f"{curriculum} must"] = f"--curriculum {curriculum} must"
+    if tokenizer is not None:
+        flags[f"{tokenizer} must"] = f"--tokenizer {tokenizer} must"
+    return flags
 
 
 @app.command("nearest")

@@ -43,4 +43,9 @@ def evaluate(
         quick=quick,
         seed=seed,
     )
-    (print_json if json else print_table)(result)
+    if json:
+        print_json(result)
+        return
+    print_table(result)
+    if result.get("task") == "reconstruct":
+        print("bits_per_byte is of text that the model has seen as bundles; Kneser-Ney and unigram have not seen it.")

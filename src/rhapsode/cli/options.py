@@ -1,11 +1,14 @@
 """Options that several commands share, and how flags become settings."""
 
 import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from rhapsode.errors import UserError
+from rhapsode.errors import RhapsodeError, UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -81,6 +84,23 @@ def gather(overrides: list[str] | None, **sections: dict[str, Any]) -> dict[str,
         for section, values in sections.items()
     }
     return merge({name: values for name, values in given.items() if values}, parse_overrides(overrides or []))
+
+
+@contextmanager
+def name_flags(flags: Mapping[str, str]) -> Iterator[None]:
+    """Let errors name flags in place of what these become, which whoever typed them has never heard of.
+
+    Args:
+        flags: what a message may say, such as `embed.dim`, and what to say instead, such as `--embedding-dim`.
+    """
+    try:
+        yield
+    except RhapsodeError as error:
+        # the longest name first, and whole names only: embed.dim is no part of embed.dims.
+        names = "|".join(re.escape(name) for name in sorted(flags, key=len, reverse=True))
+        found = re.compile(rf"(?<![\w.-])(?:{names})(?![\w-]|\.\w)")
+        error.args = (found.sub(lambda match: flags[match[0]], str(error)),)
+        raise
 
 
 def split_tokenizer(name: str | None) -> tuple[str | None, str | None]:

@@ -122,9 +122,13 @@ def train(
 def print_result(result: dict[str, Any]) -> None:
     """Print what a person wants to know after a training."""
     low, high = result["interval"]
-    bits = "{val_bits_per_byte:.3f} bits per byte on validation text (95 % interval {low:.3f} .. {high:.3f})"
-    print(bits.format(low=low, high=high, **result))
-    print("beside it: Kneser-Ney {kneser_ney_bits_per_byte:.3f}, unigram {unigram_bits_per_byte:.3f}".format(**result))
+    what, beside = "on validation text", "beside it"
+    if result.get("task") == "reconstruct":
+        what, beside = "of validation text that the model has seen as bundles", "no comparison, without seeing it"
+    bits = "{val_bits_per_byte:.3f} bits per byte {what} (95 % interval {low:.3f} .. {high:.3f})"
+    print(bits.format(what=what, low=low, high=high, **result))
+    controls = "{beside}: Kneser-Ney {kneser_ney_bits_per_byte:.3f}, unigram {unigram_bits_per_byte:.3f}"
+    print(controls.format(beside=beside, **result))
     print(
         "{parameters:,} parameters, {tokens:,} tokens in {seconds:.0f} s ({tokens_per_s:,.0f} tokens/s)".format(
             **result

@@ -21,8 +21,8 @@ class Perplexity:
         """Score `data`, or the run's own validation text. Draws nothing: `seed` has no effect.
 
         Returns:
-            `bits_per_byte`, its `interval`, `nats_per_token`, `nats_interval`, `n`, and the controls fitted on
-            the run's training text.
+            `bits_per_byte`, its `interval`, `nats_per_token`, `nats_interval`, `n`, the `task` of a model that
+            streams (see `score_figures`), and the controls fitted on the run's training text.
 
         Raises:
             UserError: if the text is missing, empty or not text.

@@ -141,7 +141,10 @@ class Store(Protocol):
         vector: Float[np.ndarray, " M"] | None = None,
         mode: str = "hybrid",
     ) -> list[Hit]:
-        """Return the k best current rows of one space, best first, fewer where fewer match."""
+        """Return the k best current rows of one space, best first, fewer where fewer match.
+
+        Rows that `where` leaves out change no score.
+        """
 
     def get(self, ids: Sequence[int]) -> list[Row]:
         """Return rows by id, in the order asked for."""

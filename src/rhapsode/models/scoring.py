@@ -104,7 +104,9 @@ def score_figures(
     """Return static sliding-window figures of a model on encoded text.
 
     Returns:
-        `bits_per_byte` and its 95 % `interval`, `nats_per_token` and its `nats_interval`, `n` tokens scored.
+        `bits_per_byte` and its 95 % `interval`, `nats_per_token` and its `nats_interval`, `n` tokens scored; of a model
+        that streams also its `task`: with `reconstruct` the bundles hold the very text that is scored, so that the
+        figures say how much of it is read back, and predict nothing.
 
     Raises:
         UserError: if there are fewer than 2 tokens of text to score.
@@ -117,7 +119,9 @@ def score_figures(
     text = sizes > 0
     if text.sum() < 2:
         raise UserError(f"text must hold at least 2 tokens that can be scored; got {text.sum()}. Give more text.")
+    task = {"task": model.config.hypervector_stream.task} if isinstance(model, Decoder) and model.config.streams else {}
     return {
+        **task,
         "bits_per_byte": bits_per_byte(nats, targets, tokenizer.num_bytes),
         "interval": list(ratio_interval(nats[text].astype(np.float64) / np.log(2.0), sizes[text])),
         "nats_per_token": float(nats.mean(dtype=np.float64)),

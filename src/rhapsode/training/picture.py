@@ -6,8 +6,10 @@ from typing import Any
 from rhapsode.runfolder import RunFolder, write_atomic
 
 
-def draw_losses(folder: RunFolder, metrics: list[dict[str, Any]], controls: dict[str, float]) -> None:
-    """Write loss.png: training nats per token above, validation bits per byte and the controls below."""
+def draw_losses(
+    folder: RunFolder, metrics: list[dict[str, Any]], controls: dict[str, float], label: str = "validation"
+) -> None:
+    """Write loss.png: training nats per token above, validation bits per byte (`label`) and the controls below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -23,7 +25,7 @@ def draw_losses(folder: RunFolder, metrics: list[dict[str, Any]], controls: dict
         [row["elapsed_s"] for row in evaluated],
         [row["val_bits_per_byte"] for row in evaluated],
         marker="o",
-        label="validation",
+        label=label,
     )
     below.axhline(controls["unigram_bits_per_byte"], color="gray", linestyle=":", label="unigram")
     below.axhline(controls["kneser_ney_bits_per_byte"], color="black", linestyle="--", label="Kneser-Ney")

@@ -112,9 +112,9 @@ def run_training(
     """Train a model and return its results, which are also in run.json.
 
     Returns:
-        `run`, `parameters`, `vocab_size`, `val_bits_per_byte` with `interval`, `val_nats_per_token`,
-        `unigram_bits_per_byte`, `kneser_ney_bits_per_byte`, `ln_vocab`, `tokens`, `steps`, `tokens_per_s`,
-        `seconds` (of training), `setup_seconds`, `controls_seconds`, `evaluation_seconds`, `ended`.
+        `run`, `parameters`, `vocab_size`, `val_bits_per_byte` with `interval` (and `task`, see `score_figures`),
+        `val_nats_per_token`, `unigram_bits_per_byte`, `kneser_ney_bits_per_byte`, `ln_vocab`, `tokens`, `steps`,
+        `tokens_per_s`, `seconds` (of training), `setup_seconds`, `controls_seconds`, `evaluation_seconds`, `ended`.
 
     Raises:
         UserError: if what was asked for is wrong.
@@ -168,7 +168,8 @@ def run_training(
         }
         weights = {"weights_sha256": hash_file(folder.model)}
         write_json(folder.run, {**header, "status": "done", **weights, "results": results})
-        draw_losses(folder, MetricsLog(folder).rows(), controls)
+        label = "validation, seen as bundles" if results.get("task") == "reconstruct" else "validation"
+        draw_losses(folder, MetricsLog(folder).rows(), controls, label)
     return results
 
 
@@ -291,6 +292,7 @@ def _final_figures(folder: RunFolder, setup: Setup, progress: Progress, isolate:
     corpus = setup.corpus
     figures = score_figures(model, corpus.validation, corpus.tokenizer, MAX_FINAL_TOKENS, isolate_documents=isolate)
     return {
+        **({"task": figures["task"]} if "task" in figures else {}),
         "val_bits_per_byte": figures["bits_per_byte"],
         "val_nats_per_token": figures["nats_per_token"],
         "interval": figures["interval"],

@@ -1,6 +1,7 @@
 """Counts and samples of current rows."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,21 @@ def test_counts_equal_the_plain_twin_through_updates_and_forgetting(tmp_path: Pa
         assert frequencies == {word: plain_frequency(store, word) for word in words}
         assert store.count() == sum(row.superseded_by is None for row in store.rows(space="default"))
         assert store.count("other") == 1
+
+
+def test_counts_behind_a_filter_equal_the_plain_twin(tmp_path: Path) -> None:
+    with SQLiteStore.open(tmp_path) as store:
+        items = [replace(item, metadata={"third": n % 3, "half": n % 2}) for n, item in enumerate(random_items(300))]
+        ids = store.write(items).ids
+        store.write([Item("w0 again", key="key 3", metadata={"third": 1}), Item("w1 again", key="key 4")])
+        store.forget(ids[50:90])
+        words = [*WORDS, "key", "n7", "absent"]
+        for where in ({"third": 0}, {"third": 1, "half": 0}, {"third": "1"}):
+            rows = [row for row in store.rows(space="default", where=where) if row.superseded_by is None]
+            held = [set(find_terms(f"{row.key or ''} {row.text}")) for row in rows]
+            expected = {word: sum(word in terms for terms in held) for word in words}
+            assert store.document_frequency(words, where=where) == expected
+            assert store.count(where=where) == len(rows)
 
 
 def test_words_of_several_terms_count_as_the_rarest(tmp_path: Path) -> None:

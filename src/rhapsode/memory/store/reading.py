@@ -1,17 +1,14 @@
-"""Rows out of the tables: by id, in order, by metadata, by literal text."""
+"""Rows out of the tables: by id, in order, by literal text."""
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int64
-
 from rhapsode.errors import UserError, unknown_name
 from rhapsode.memory.contracts import Change, Row
-from rhapsode.memory.store.checks import check_unicode, encode_json
+from rhapsode.memory.store.checks import check_unicode
 
 PAGE = 1_000
 """Rows read in one snapshot: a listing that is never finished must not keep the log from being emptied."""
@@ -112,25 +109,6 @@ def iterate_rows(
             return
         after_id = page[-1].id
         left = None if left is None else left - size
-
-
-def filter_ids(connection: sqlite3.Connection, space: int, where: Mapping[str, Any]) -> Int64[np.ndarray, " A"]:
-    """Return the sorted ids of the rows of a space whose metadata has all of these values."""
-    allowed: np.ndarray | None = None
-    for name, value in where.items():
-        found = connection.execute(
-            "SELECT id FROM facets WHERE space = ? AND name = ? AND value = ? ORDER BY id",
-            (space, *facet(name, value)),
-        ).fetchall()
-        ids = np.array(found, dtype=np.int64).reshape(-1)
-        allowed = ids if allowed is None else np.intersect1d(allowed, ids, assume_unique=True)
-    return np.empty(0, dtype=np.int64) if allowed is None else allowed
-
-
-def facet(name: str, value: Any) -> tuple[str, str]:
-    """Return a filter's name and value as they are stored. Raises UserError if it cannot be looked for."""
-    what = f"where.{name}"
-    return check_unicode(name, "where"), check_unicode(encode_json(value, what), what)
 
 
 def match_ids(connection: sqlite3.Connection, text: str, space: int | None) -> list[int]:

@@ -12,7 +12,8 @@ from rhapsode.memory.config import StoreConfig
 from rhapsode.memory.contracts import Encoder, Hit
 from rhapsode.memory.store.checks import MODES, check_k, check_string, check_vectors, encode_texts
 from rhapsode.memory.store.database import Database
-from rhapsode.memory.store.reading import filter_ids, find_space, get_rows_that_exist, read_setting, read_width
+from rhapsode.memory.store.filtering import Selector
+from rhapsode.memory.store.reading import find_space, get_rows_that_exist, read_setting, read_width
 from rhapsode.memory.store.text_search import search_text, take_best
 from rhapsode.memory.store.vector_search import VectorSearch
 from rhapsode.memory.store.vectors import compute_cosines
@@ -25,9 +26,17 @@ Ids = Int64[np.ndarray, "_"]
 class Searcher:
     """Answers queries on one store."""
 
-    def __init__(self, database: Database, vectors: VectorSearch, encoder: Encoder | None, config: StoreConfig) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vectors: VectorSearch,
+        selector: Selector,
+        encoder: Encoder | None,
+        config: StoreConfig,
+    ) -> None:
         self._database = database
         self._vectors = vectors
+        self._selector = selector
         self._encoder = encoder
         self._config = config
 
@@ -49,16 +58,17 @@ class Searcher:
         depth = max(k, self._config.fusion_depth) if mode == "hybrid" else k
         with self._database.snapshot() as connection:
             number = find_space(connection, space)
-            allowed = filter_ids(connection, number, where) if where else None
+            selection = self._selector.select(connection, number, where) if where else None
             rankings: list[Ids] = []
             found, scores = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float64)
             cosine: dict[int, float] = {}
             if mode != "vector":
-                found, scores = search_text(connection, number, find_terms(query), self._config, allowed)
+                found, scores = search_text(connection, number, find_terms(query), self._config, selection)
                 rankings.append(take_best(found, scores, depth)[0])
             if unit is not None:
                 self._check_encoder(connection, given=vector is not None)
                 check_vectors(unit[None], 1, read_width(connection), "vector")
+                allowed = None if selection is None else selection.ids
                 ids, _ = self._vectors.search(connection, number, unit, depth, allowed)
                 rankings.append(ids)
             best = fuse(rankings, self._config.fusion_constant)[:k]

@@ -16,6 +16,7 @@ from rhapsode.memory.items import normalise_key
 from rhapsode.memory.store.checks import check_item, check_string, check_vectors, encode_texts
 from rhapsode.memory.store.database import Database
 from rhapsode.memory.store.erasing import delete_rows, finish_erasures, has_erasures
+from rhapsode.memory.store.filtering import Selector, facet
 from rhapsode.memory.store.maintenance import (
     StoreStats,
     collect_stats,
@@ -26,7 +27,6 @@ from rhapsode.memory.store.maintenance import (
 )
 from rhapsode.memory.store.reading import (
     Condition,
-    facet,
     find_space,
     get_rows,
     iterate_rows,
@@ -70,6 +70,7 @@ class SQLiteStore:
         self._encoder = encoder
         self._config = config
         self._vectors = VectorSearch(database, config)
+        self._selector = Selector()
 
     @classmethod
     def open(
@@ -167,7 +168,8 @@ class SQLiteStore:
 
         Args:
             query: any text; nothing in it is an operator.
-            where: metadata that a row must have, all of it, with equal values.
+            where: metadata that a row must have, all of it, with equal values. Rows without it change no score. The
+                first search by a filter counts the terms of the rows that it leaves.
             vector: of the query; without it, the store's encoder makes it.
             mode: `text` (BM25), `vector` (cosine), or `hybrid`: reciprocal-rank fusion of both (Cormack, Clarke and
                 Büttcher 2009), which needs no scale common to the two. Without a vector, hybrid is text.
@@ -176,7 +178,7 @@ class SQLiteStore:
             UserError: if the query is empty, k is below 1, the space or the mode does not exist, or vectors are asked
                 for and there is neither an encoder nor a vector.
         """
-        searcher = Searcher(self._database, self._vectors, self._encoder, self._config)
+        searcher = Searcher(self._database, self._vectors, self._selector, self._encoder, self._config)
         return searcher.search(query, k, space, where, vector, mode)
 
     def get(self, ids: Sequence[int]) -> list[Row]:
@@ -248,19 +250,25 @@ class SQLiteStore:
         with self._database.snapshot() as connection:
             return get_rows(connection, restored_without(connection, ids))
 
-    def count(self, space: str = "default") -> int:
-        """Return the number of current rows of a space. Raises UserError if there is no such space."""
-        with self._database.snapshot() as connection:
-            return count_rows(connection, find_space(connection, space))
-
-    def document_frequency(self, words: Sequence[str], space: str = "default") -> dict[str, int]:
-        """Return how many current rows of a space hold each word, in key or text.
+    def count(self, space: str = "default", where: Mapping[str, Any] | None = None) -> int:
+        """Return the number of current rows of a space, or of those with this metadata.
 
         Raises:
             UserError: if there is no such space.
         """
         with self._database.snapshot() as connection:
-            return document_frequencies(connection, find_space(connection, space), words)
+            return count_rows(connection, find_space(connection, space), where)
+
+    def document_frequency(
+        self, words: Sequence[str], space: str = "default", where: Mapping[str, Any] | None = None
+    ) -> dict[str, int]:
+        """Return how many current rows of a space, or of those with this metadata, hold each word, in key or text.
+
+        Raises:
+            UserError: if there is no such space.
+        """
+        with self._database.snapshot() as connection:
+            return document_frequencies(connection, find_space(connection, space), words, where)
 
     def sample(self, count: int, space: str = "default") -> list[Row]:
         """Return up to `count` current rows of a space, as good as drawn at random, but always the same for equal rows.

@@ -1,38 +1,36 @@
 """Counts and samples of the current rows of a space, for what has to judge how telling a word or a score is."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from rhapsode.memory.store.postings import ENTRY
+from rhapsode.memory.store.filtering import filter_ids
+from rhapsode.memory.store.text_search import count_postings, count_postings_among
 from rhapsode.memory.terms import find_terms
 
-MAX_VARIABLES = 500
 
-
-def count_rows(connection: sqlite3.Connection, space: int) -> int:
-    """Return the number of current rows."""
+def count_rows(connection: sqlite3.Connection, space: int, where: Mapping[str, Any] | None = None) -> int:
+    """Return the number of current rows, or of those with this metadata."""
+    if where:
+        return len(filter_ids(connection, space, where))
     (count,) = connection.execute("SELECT num_rows FROM spaces WHERE id = ?", (space,)).fetchone()
     return int(count)
 
 
-def document_frequencies(connection: sqlite3.Connection, space: int, words: Sequence[str]) -> dict[str, int]:
-    """Return how many current rows hold each word, in key or text.
+def document_frequencies(
+    connection: sqlite3.Connection, space: int, words: Sequence[str], where: Mapping[str, Any] | None = None
+) -> dict[str, int]:
+    """Return how many current rows, or how many of those with this metadata, hold each word in key or text.
 
     A word that full-text search knows as several terms counts as its rarest; one without any counts 0. Cost
-    O(rows that hold the words / 100).
+    O(rows that hold the words / 100), behind a filter O(rows that hold the words).
     """
     terms = {word: sorted(set(find_terms(word))) for word in words}
     wanted = sorted({term for split in terms.values() for term in split})
-    found: dict[str, int] = {}
-    for start in range(0, len(wanted), MAX_VARIABLES):
-        part = wanted[start : start + MAX_VARIABLES]
-        found.update(
-            connection.execute(
-                f"SELECT term, sum(length(block)) / {ENTRY.itemsize} FROM postings "
-                f"WHERE space = ? AND term IN ({', '.join('?' * len(part))}) GROUP BY term",
-                (space, *part),
-            )
-        )
+    if where:
+        found = count_postings_among(connection, space, wanted, filter_ids(connection, space, where))
+    else:
+        found = count_postings(connection, space, wanted)
     return {word: min((found.get(term, 0) for term in split), default=0) for word, split in terms.items()}
 
 

@@ -184,6 +184,11 @@ def _gather(request: EmbeddingRequest) -> _Material:
         return _Material(config, None, None, None, None)
     split = open_sources([request.data], DataConfig(), "--data")
     if request.tokenizer is not None:
+        if not Path(request.tokenizer).is_file():
+            raise UserError(
+                f"--tokenizer must name a saved tokenizer; got {request.tokenizer}, which is no file. "
+                "Make one with: rhapsode tokenizer train"
+            )
         tokenizer = load_tokenizer(request.tokenizer)
     else:
         settings = {"kind": "bpe", "max_vocab_size": config.vocab_size}
