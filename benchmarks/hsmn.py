@@ -137,7 +137,7 @@ def main() -> None:
     setting = Setting(recipe, corpus, params, arguments.seconds, 16 if arguments.quick else 256)
     figures: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for seed in arguments.seeds:
-        for variant in variants(past, quick=arguments.quick):
+        for variant in variants(past, stream.tokens, quick=arguments.quick):
             if arguments.only and variant.measure not in arguments.only:
                 continue
             if variant.measure not in {"prefix", "parallel"} and seed not in arguments.seeds[:2]:
@@ -158,25 +158,25 @@ def main() -> None:
         write_result("hsmn", rows, title="Bundles of the past", note=note)
 
 
-def variants(past: Past, *, quick: bool) -> list[Variant]:
-    """Everything that is compared."""
+def variants(past: Past, tokens: str, *, quick: bool) -> list[Variant]:
+    """Everything that is compared; without memory, `tokens` embeds what the recipe does."""
     checks: dict[str, Bundler] = {"empty bundles": empty, "bundles of other windows": of_others}
 
     def stream(**settings: Any) -> dict[str, Any]:
         # positions to predict at are parameters too, and must not change the body.
         return {"hypervector_stream": settings, **past.body}
 
-    table = {"embed": "table"}
+    alone = {"embed": tokens}
     found = [
-        Variant("prefix", "no memory", table),
-        Variant("prefix", "no memory, same body", {**table, **past.body}),
+        Variant("prefix", "no memory", alone),
+        Variant("prefix", "no memory, same body", {**alone, **past.body}),
         Variant("prefix", "unbind", ablations=checks),
         Variant("prefix", "broadcast", stream(adapter="broadcast"), ablations=checks),
         Variant("prefix", "learned", stream(adapter="learned"), ablations=checks),
         Variant("prefix", "bag of tokens", bundler=bag),
-        Variant("prefix", "raw tokens, as many positions", table, raw=past.positions),
-        Variant("prefix", "raw tokens, the whole past", table, raw=past.tokens),
-        Variant("prefix", "window twice as long", table, raw=past.window, longer=True),
+        Variant("prefix", "raw tokens, as many positions", alone, raw=past.positions),
+        Variant("prefix", "raw tokens, the whole past", alone, raw=past.tokens),
+        Variant("prefix", "window twice as long", alone, raw=past.window, longer=True),
         *(
             Variant("parallel", name, stream(adapter=name, mode="parallel"), ablations=checks)
             for name in ("unbind", "broadcast", "learned")
