@@ -1,6 +1,7 @@
 """What a field is compared with on the same contexts, over the same counts: line, linear probe, MLP, neighbours."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from rhapsode.text.tokenizer import Tokenizer
 from rhapsode.training.distill.blocks import Block, BlockReader
 from rhapsode.training.distill.config import DistillConfig
 from rhapsode.training.distill.losses import distillation_loss, divergence
+from rhapsode.training.distill.shards import CaptureSpec
 from rhapsode.training.distill.student import Student, rate_fraction
 
 NEIGHBOURS = 16
@@ -29,19 +31,28 @@ MAX_KEYS = 20_000
 class Head(nn.Module):
     """What stands where the field stands, over the same counts.
 
-    `probe` is one linear map from the projected context (or its sketch) to all classes; `line` is the field model
+    `probe` is one linear map from the projected context (or its sketch) to all classes; `state` one from what the
+    teacher's own head reads; `line` is the field model
     without its units: first stage, sureness, trust and a linear map; `mlp` is `line` with a layer of squared rectifiers
     in between.
     """
 
-    def __init__(self, model: FieldModel, kind: str, hidden: int, seed: int) -> None:
+    def __init__(self, model: FieldModel, kind: str, hidden: int, seed: int, state: slice | None = None) -> None:
         super().__init__()
         self.kind, self.class_of = kind, model.class_of
+        self.state = state
+        if state is not None:
+            self.reads_base = False
+            self.stage: nn.Module = nn.Linear(state.stop - state.start, model.shortlist.num_classes)
+            self.last = self.inner = self.trust = None
+            nn.init.zeros_(self.stage.weight)
+            nn.init.zeros_(self.stage.bias)
+            return
         classes, own = model.shortlist.num_classes, model.config.stage1_dim
         self.reads_base = kind != "probe" and model.config.reads_base
         wide = classes if kind == "probe" else own
         if model.reads_sketches:
-            self.stage: TableStage | DenseStage = TableStage(model.projection.num_rows, wide, seed)
+            self.stage = TableStage(model.projection.num_rows, wide, seed)
         else:
             self.stage = DenseStage(model.projection.out_dim, wide, seed)
         width = own + (NUM_SURENESS if self.reads_base else 0)
@@ -58,7 +69,7 @@ class Head(nn.Module):
 
     def forward(self, contexts: Tensor | SparseContexts, base: Tensor) -> Tensor:
         """Return logits of all ids."""
-        if isinstance(contexts, Tensor):
+        if isinstance(contexts, Tensor) and self.state is None:
             contexts = rms_norm(contexts)
         x = self.stage(contexts)
         if self.last is None:
@@ -71,14 +82,29 @@ class Head(nn.Module):
             x = rms_norm(F.relu(self.inner(x)).square())
         return weighed + self.last(x).index_select(1, self.class_of)
 
+    def select(self, block: Block, project: Callable[[Block], Tensor | SparseContexts]) -> Tensor | SparseContexts:
+        """Return what it reads of a block: what was captured itself, or what `project` gives."""
+        if self.state is None:
+            return project(block)
+        assert block.raw is not None
+        return block.raw[:, self.state]
+
     def groups(self, config: DistillConfig) -> list[dict[str, Any]]:
         """Return parameters with their share of the rate; a first stage has that of the field's."""
         share = config.table_rate if isinstance(self.stage, TableStage) else config.stage1_rate
-        if self.kind == "probe":
+        if self.kind in {"probe", "state"}:
             share = 1.0
         rest = [p for name, p in self.named_parameters() if not name.startswith("stage.")]
         groups = [{"params": list(self.stage.parameters()), "share": share}, {"params": rest, "share": 1.0}]
         return [group for group in groups if group["params"]]
+
+
+def last_state(spec: CaptureSpec, window: int) -> slice:
+    """Return where in a raw window the vector stands that the teacher's head reads at its last position."""
+    streams = {stream.name: stream for stream in spec.streams}
+    hidden, width = streams["hidden"], streams["embeddings"].width
+    end = (window - 1) * spec.width + hidden.offset + hidden.width
+    return slice(end - width, end)
 
 
 def train_head(
@@ -92,13 +118,14 @@ def train_head(
     """Train for so many seconds with the contexts, batches, loss and schedule of the field."""
     optimizer = torch.optim.AdamW(head.groups(config), lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     began, step, share = time.perf_counter(), 0, 0.0
+    epoch = reader.batches_per_epoch(config.batch_size)
     while share < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"] * rate_fraction(share, step)
         block = reader.batch(step, config.batch_size, config.seed)
         t = block.targets
         losses, _ = distillation_loss(
-            head(student.contexts(block), student.base(block)).log_softmax(1),
+            head(head.select(block, student.contexts), student.base(block)).log_softmax(1),
             *(torch.from_numpy(part) for part in (t.next_ids, t.top_ids, t.top_log_probs, t.tail_log_mass)),
             config.hard,
         )
@@ -106,7 +133,7 @@ def train_head(
         losses.mean().backward()
         optimizer.step()
         step += 1
-        share = (time.perf_counter() - began) / seconds
+        share = max((time.perf_counter() - began) / seconds, step / (config.max_epochs * epoch))
     return {"steps": step, "parameters": sum(p.numel() for p in head.parameters())}
 
 
@@ -123,10 +150,14 @@ def base_of(model: FieldModel, block: Block) -> Tensor:
 @torch.no_grad()
 def score_head(head: Head, model: FieldModel, reader: BlockReader, tokenizer: Tokenizer) -> dict[str, float]:
     """Return bits per byte and KL to the teacher on a captured text."""
+
+    def project(block: Block) -> Tensor | SparseContexts:
+        return model.project_block(block.past, block.ids, block.raw)
+
     nats, kl, came = [], [], []
     for block in reader.in_order(256):
         t = block.targets
-        contexts = model.project_block(block.past, block.ids, block.raw)
+        contexts = head.select(block, project)
         logs = head(contexts, base_of(model, block)).log_softmax(1)
         nats.append(-logs.gather(1, torch.from_numpy(t.next_ids)[:, None])[:, 0].numpy())
         parts = [torch.from_numpy(part) for part in (t.top_ids, t.top_log_probs, t.tail_log_mass)]

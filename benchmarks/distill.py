@@ -1,9 +1,10 @@
 """What a field learns from a teacher: replacement and probe modes beside their controls, online learning, ablations.
 
-    python benchmarks/distill.py TEACHER DATA [--seconds 30] [--seeds 3] [--quick] [--only modes ablations]
+    python benchmarks/distill.py TEACHER DATA [--seconds 30] [--seeds 3] [--quick] [--only replacement probe ablations]
 
-TEACHER is a run of `rhapsode train DATA`. Every trained model has the same captured text, the same contexts, the same
-counts to start from (but where it says otherwise), the same loss and the same seconds. Bits per byte are static, on the
+TEACHER is a run of `rhapsode train DATA`. Every trained model has the same captured text, the same contexts (but where
+it says otherwise), the same counts to start from, the same loss and the same seconds, or less where one pass over the
+text is over before. Bits per byte are static, on the
 validation text; `recovered` is the share of the teacher's gain over the unigram, `over counts` that of its gain over
 Kneser-Ney. The controls' rates are the best of five on the first seed, by a third of the seconds. Ablations have one
 seed. Every row is printed when it is known, and results/distill.json written anew with it; with --quick nothing is
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import write_result
-from _distill_controls import Head, score_head, score_neighbours, train_head
+from _distill_controls import Head, last_state, score_head, score_neighbours, train_head
 from rhapsode.config import merge
 from rhapsode.evaluation.field import online_rows
 from rhapsode.models.field.model import FieldModel
@@ -52,7 +53,7 @@ from rhapsode.training.run import Observer
 Row = dict[str, Any]
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 # enough text that a pass is not over in the seconds; a probe's positions are kilobytes each.
-SIZES = {"replacement": 200_000, "probe": 65_536}
+SIZES = {"replacement": 200_000, "probe": 131_072}
 SETTINGS: dict[str, Any] = {"training": {"eval_positions": 16_384}}
 # a teacher's state at a position has what came before in it: two of them project with less noise than eight.
 PROBE: dict[str, Any] = {"model": {"window": 2, "ngrams": [1, 2], "dim": 2048}}
@@ -61,6 +62,8 @@ QUICK: dict[str, Any] = {
     "training": {"max_positions": 8_192, "eval_positions": 1_024, "seed_positions": 1_024},
 }
 CONTROLS = {"the line alone, no units": "line", "MLP": "mlp", "linear probe": "probe"}
+# the teacher's own head is one of these: nothing linear can be told more by a teacher.
+OF_THE_STATE = {"linear probe of the teacher's last state": "state"}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "no line beside the field": {"model": {"linear": False}},
@@ -85,6 +88,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "hard labels only": {"training": {"hard": 1.0}},
     "teacher only": {"training": {"hard": 0.0}},
 }
+MEASURES = ("replacement", "probe", "ablations")
 STREAMS = ("embeddings", "hidden", "qkv", "phases", "metadata")
 
 
@@ -97,13 +101,12 @@ def main() -> None:
     parser.add_argument("--ablation-seconds", type=float, default=12.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; writes no result")
-    parser.add_argument("--only", nargs="*", choices=("modes", "ablations"), default=["modes", "ablations"])
+    parser.add_argument("--only", nargs="*", choices=MEASURES, default=MEASURES)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seconds, arguments.ablation_seconds, arguments.seeds = 1.5, 0.5, 1
     set_threads(None)
-    ablations_only = arguments.only == ["ablations"]
-    rows = [row for row in _earlier() if ("ablation" in row["measure"]) != ablations_only and len(arguments.only) == 1]
+    rows = [row for row in _earlier() if _part_of(row["measure"]) not in arguments.only]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         for row in Bench(arguments, Path(scratch)).run():
@@ -119,6 +122,11 @@ def _earlier() -> list[Row]:
     return list(json.loads(path.read_text())["rows"]) if path.is_file() else []
 
 
+def _part_of(measure: str) -> str:
+    """Return which part of this benchmark takes a measure."""
+    return "ablations" if "ablation" in measure else measure.removeprefix("online, ")
+
+
 class Bench:
     """One teacher and one text; what is captured is captured once."""
 
@@ -128,9 +136,9 @@ class Bench:
 
     def run(self) -> Iterator[Row]:
         """Yield all rows, modes first."""
-        if "modes" in self._arguments.only:
-            for seed in range(self._arguments.seeds):
-                for mode in SIZES:
+        for seed in range(self._arguments.seeds):
+            for mode in SIZES:
+                if mode in self._arguments.only:
                     yield from self._mode(mode, seed)
         if "ablations" in self._arguments.only:
             for name, change in ABLATIONS.items():
@@ -201,8 +209,8 @@ class Bench:
             yield row("unigram", bits_per_byte=counted["unigram_bits_per_byte"])
             yield row("Kneser-Ney", bits_per_byte=counted["kneser_ney_bits_per_byte"])
             yield row("field", **field)
-            for name in CONTROLS:
-                yield row(name, **self._head(recipe, material, student, mode, CONTROLS[name]))
+            for name, kind in (CONTROLS | (OF_THE_STATE if mode == "probe" else {})).items():
+                yield row(name, **self._head(recipe, material, student, mode, kind))
             model = student.model
             scored = open_reader(material.validation, model)
             if seed == 0:
@@ -234,7 +242,8 @@ class Bench:
         reader, scored = open_reader(material.train, model), open_reader(material.validation, model)
 
         def trained(rate: float, share: float) -> Row:
-            head = Head(model, kind, 2 * recipe.model.stage1_dim, training.seed)
+            state = last_state(reader.capture.spec, model.config.window) if kind == "state" else None
+            head = Head(model, kind, 2 * recipe.model.stage1_dim, training.seed, state)
             about = train_head(head, student, reader, training, share * self._arguments.seconds, rate)
             return {**about, **score_head(head, model, scored, material.corpus.tokenizer), "rate": rate}
 
