@@ -133,6 +133,11 @@ def test_a_runs_table_is_distilled_and_the_store_starts_a_run(
         (["--objective", "skip_gram"], "--data must name text with --objective skip_gram; got synthetic"),
         (["--objective", "distil"], "--teacher must name a run with --objective distil, and only then"),
         (["--data", "stdlib", "--curriculum", "python-prose"], "--data and --curriculum must not be given together"),
+        (["--tokenizer", "t.json"], "--tokenizer must come with --data that names text"),
+        (
+            ["--objective", "distil", "--teacher", "run", "--data", "stdlib"],
+            "--data must not come with --teacher, whose table is all that is read",
+        ),
         (["--resume", "--overwrite"], "--resume and --overwrite must not be given together"),
         # what --set gives is called by the name that --set gives it.
         (["--set", "dim=0"], "embed.dim must be greater than or equal to 1; got 0."),

@@ -181,6 +181,7 @@ def test_bad_input(command: Command, run: Path, tmp_path: Path) -> None:
         (["ask", run, "x", "--min-confidence", 2], "--min-confidence must lie between 0 and 1"),
         (["ask", run, "x", "--space", "nowhere"], "nowhere"),
         (["ask", run, "x", "--where", "x"], "--where must look like name=value; got 'x'."),
+        (["ask", run, "x", "--where", "a=1", "--where", "a=2"], "--where must give each name once; got a twice."),
         (["ask", run, "--file", "nowhere", "--where", "=x"], "--where must look like name=value; got '=x'."),
         (["forget", run], "ID must be given, or --match or --source"),
         (["forget", run, 7], "got 7"),

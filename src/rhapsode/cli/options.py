@@ -67,6 +67,8 @@ def read_pairs(pairs: list[str] | None, option: str) -> dict[str, Any]:
         name, separator, value = pair.partition("=")
         if not separator or not name:
             raise UserError(f"{option} must look like name=value; got '{pair}'.")
+        if name in values:
+            raise UserError(f"{option} must give each name once; got {name} twice. Leave one of them out.")
         try:
             values[name] = json.loads(value)
         except ValueError:

@@ -174,7 +174,11 @@ def _gather(request: EmbeddingRequest) -> _Material:
     config = request.config
     if (config.objective == "distil") != (request.teacher is not None):
         raise UserError("--teacher must name a run with --objective distil, and only then. Add it or leave it out.")
+    if request.tokenizer is not None and (request.teacher is not None or request.data == SYNTHETIC):
+        raise UserError("--tokenizer must come with --data that names text; there is none to encode. Leave it out.")
     if request.teacher is not None:
+        if request.data != SYNTHETIC:
+            raise UserError("--data must not come with --teacher, whose table is all that is read. Leave it out.")
         table, tokenizer = load_teacher(request.teacher)
         config = config.model_copy(update={"vocab_size": table.shape[0], "dim": table.shape[1]})
         return _Material(config, tokenizer, None, None, table)
