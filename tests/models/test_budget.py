@@ -102,6 +102,13 @@ def test_free_tables_take_what_a_given_body_leaves() -> None:
     assert solved.hashed_ngrams.num_buckets is not None
 
 
+def test_tables_shrink_where_the_body_leaves_them_less() -> None:
+    usual, small = (solve_sizes(recipe_model("hsmn"), params, 259) for params in (200_000, 60_000))
+    tables = [solved.hashed_ngrams.num_buckets * solved.width for solved in (usual, small)]  # type: ignore[operator]
+    assert tables[0] / 200_000 > 0.3 > tables[1] / 60_000
+    assert 0.99 * 60_000 <= count_parameters(small) <= 60_000
+
+
 def test_one_fixed_size_leaves_budgets_that_cannot_be_reached() -> None:
     model = recipe_model("gpt", width=512)
     with pytest.raises(

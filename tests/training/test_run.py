@@ -48,9 +48,9 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_shipped_recipe_trains(source: Path, out: Path, recipe: str) -> None:
-    result = train_tiny(source, out, recipe=recipe, settings={"params": 100_000, "training": {"steps": 2}})
+    result = train_tiny(source, out, recipe=recipe, settings={"training": {"steps": 2}})
     assert result.steps == 2
-    assert 90_000 <= result.parameters <= 100_000
+    assert 54_000 <= result.parameters <= 60_000
     stored = load_file(out / "model.safetensors")
     # what is kept to recognise a model by, such as the seed of its keys, is not trained.
     trained = [name for name in stored if not name.endswith("key_seed")]

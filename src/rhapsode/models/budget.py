@@ -19,6 +19,8 @@ WIDTH_PER_LAYER = 48
 MIN_WIDTH = 32
 # shares of a budget where everything is free: hashed tables cost memory, not time; a vocabulary both.
 TABLE_SHARE = 0.35
+# where the body does not fit beside such tables, smaller ones do.
+SMALLER_SHARES = (0.1, 0.01)
 VOCAB_SHARE = 0.2
 
 
@@ -72,8 +74,9 @@ def solve_sizes(model: ModelConfig, params: int, vocab_size: int) -> ModelConfig
             num_heads=model.num_heads or _choose_heads(model, model.width),
             hypervector_stream=_stream(model, model.width),
         )
-    share = 0.0 if fixed_tables else TABLE_SHARE
-    best = _best_body(model, params, share)
+    shares = (0.0,) if fixed_tables else (TABLE_SHARE, *SMALLER_SHARES)
+    found = (_best_body(model, params, share) for share in shares)
+    best = next((body for body in found if body is not None), None)
     if best is None:
         smallest = _smallest(model)
         if params < smallest:
@@ -171,7 +174,7 @@ def _tiniest(model: ModelConfig) -> ModelConfig:
 
 def _smallest(model: ModelConfig) -> int:
     # a body may take no more than its share where tables take the rest.
-    share = TABLE_SHARE if _buckets_free(model) else 0.0
+    share = min(SMALLER_SHARES) if _buckets_free(model) else 0.0
     return math.ceil(count_parameters(_tiniest(model)) / (1 - share)) + 1
 
 
