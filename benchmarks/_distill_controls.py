@@ -134,7 +134,8 @@ def train_head(
         optimizer.step()
         step += 1
         share = max((time.perf_counter() - began) / seconds, step / (config.max_epochs * epoch))
-    return {"steps": step, "parameters": sum(p.numel() for p in head.parameters())}
+    spent = round(time.perf_counter() - began, 2)
+    return {"steps": step, "seconds": spent, "parameters": sum(p.numel() for p in head.parameters())}
 
 
 def inputs(model: FieldModel, block: Block) -> Tensor:

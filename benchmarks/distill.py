@@ -250,7 +250,7 @@ class Bench:
         if (mode, kind) not in self._rates:
             found = [trained(rate, 1 / 3) for rate in RATES]
             self._rates[mode, kind] = min(found, key=lambda row: float(row["bits_per_byte"]))["rate"]
-        return {**trained(self._rates[mode, kind], 1.0), "seconds": self._arguments.seconds}
+        return trained(self._rates[mode, kind], 1.0)
 
     def _ablation(self, measure: str, name: str, change: dict[str, Any]) -> Row:
         recipe, material = self._material(0, change)

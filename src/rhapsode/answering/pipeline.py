@@ -74,7 +74,7 @@ def ask(
     """Answer a question from the memories of one space, or of those with some metadata, or abstain.
 
     Cost: one search and `config.candidates` comparisons, a few milliseconds; the first question after a change of the
-    store also calibrates.
+    store also calibrates, and the first behind a filter reads the text of all rows that it leaves.
 
     Args:
         k: sources to return; default `config.k`.

@@ -92,7 +92,7 @@ def _flags(settings: set[str], curriculum: str | None, tokenizer: str | None) ->
     flags = {f"{owner}.{name}": flag for name, flag in names.items() for owner in ("embed", "model.holographic")}
     if "vocab_size" in names:
         flags["tokenizer.max_vocab_size"] = names["vocab_size"]
-    flags["RUN"] = "--teacher"
+    flags["RUN must"] = "--teacher must"
     if curriculum is not None:
         flags |= {"the curriculum": "--curriculum", "a curriculum must": "--curriculum must", "--data": "--curriculum"}
         flags[f"{curriculum} must"] = f"--curriculum {curriculum} must"

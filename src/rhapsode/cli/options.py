@@ -100,7 +100,7 @@ def name_flags(flags: Mapping[str, str]) -> Iterator[None]:
     except RhapsodeError as error:
         # the longest name first, and whole names only: embed.dim is no part of embed.dims.
         names = "|".join(re.escape(name) for name in sorted(flags, key=len, reverse=True))
-        found = re.compile(rf"(?<![\w.-])(?:{names})(?![\w-]|\.\w)")
+        found = re.compile(rf"(?<![\w./-])(?:{names})(?![\w-]|\.\w)")
         error.args = (found.sub(lambda match: flags[match[0]], str(error)),)
         raise
 
